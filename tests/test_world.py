@@ -320,6 +320,21 @@ def test_entropy_per_token_and_the_floor_of_given_stories():
     assert math.isclose(world.floor(texts[:50], list), floor, rel_tol=1e-12)
 
 
+def test_the_world_has_not_changed_under_the_checkpoints_that_were_trained_on_it():
+    """Another word, weight or plot is another world, and its models must be trained anew."""
+    assert math.isclose(World().entropy(), 35.0928094305, rel_tol=1e-9)
+    assert math.isclose(World(remembers=False).entropy(), 60.0212514251, rel_tol=1e-9)
+
+
+def test_where_a_text_leaves_the_world_all_that_could_have_come_is_named():
+    with pytest.raises(
+        LeavesTheWorld, match="expected 'Ana', 'Bia', 'Clara', 'Eva' or 8 more"
+    ) as left:
+        World().parse("Once upon a time there was a brave girl named Tom.")
+    girls = {o.en for o in the_grammar().slots["hero"].options if o.gender == "f"}
+    assert left.value.expected == girls
+
+
 def test_an_unfinished_story_is_said_to_stop_and_a_longer_one_to_go_on():
     world = World()
     text = world.stories(1)[0]
