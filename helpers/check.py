@@ -219,6 +219,11 @@ def utf8(text: str) -> list[int]:
     return list(text.encode())
 
 
+def threes(text: str) -> list[int]:
+    """An encoding with one token for every three characters."""
+    return list(range(0, len(text), 3))
+
+
 DOC_IDS = torch.tensor([[0, 0, 1], [2, 2, 2]])
 SAME_DOCUMENT = DOC_IDS[:, :, None] == DOC_IDS[:, None, :]  # (2, 3, 3)
 CAUSAL = torch.ones(2, 3, 3, dtype=torch.bool).tril()
@@ -268,6 +273,7 @@ EXERCISES = {
         ),
         Case(("não é", utf8), 7 / 2, [(5 / 2, "count tokens, not characters")]),
         Case(("um  dois", utf8), 8 / 2, [(8 / 3, "two spaces part two words: use split()")]),
+        Case(("um dois", threes), 3 / 2, [(7 / 2, "use the `encode` that is given, not str.encode")]),
         Case(("um\ndois", utf8), 7 / 2, [(7, "a line's end parts words too: use split()")]),
     ),
     # bits_per_byte(loss, n_tokens, n_bytes): loss in nats per token
