@@ -273,7 +273,7 @@ EXERCISES = {
         ),
         Case(("não é", utf8), 7 / 2, [(5 / 2, "count tokens, not characters")]),
         Case(("um  dois", utf8), 8 / 2, [(8 / 3, "two spaces part two words: use split()")]),
-        Case(("um dois", threes), 3 / 2, [(7 / 2, "use the `encode` that is given, not str.encode")]),
+        Case(("um dois", threes), 3 / 2, [(7 / 2, "use the `encode` that is given, not bytes")]),
         Case(("um\ndois", utf8), 7 / 2, [(7, "a line's end parts words too: use split()")]),
     ),
     # bits_per_byte(loss, n_tokens, n_bytes): loss in nats per token

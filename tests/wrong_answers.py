@@ -66,4 +66,55 @@ def fertility(text, encode):
         "def bits_per_byte(loss, n_tokens, n_bytes): return loss * n_bytes / n_tokens / log(2)",
         "def bits_per_byte(loss, n_tokens, n_bytes): return loss * n_tokens / n_bytes * log(2)",
     ],
+    "02.1": [
+        "def shift(tokens): return tokens",
+        "def shift(tokens): return tokens[:, 1:]",
+        "def shift(tokens): return torch.roll(tokens, -1, dims=1)",
+        "def shift(tokens): return torch.roll(tokens, 1, dims=1)",
+        # the caller's tensor is changed
+        """
+def shift(tokens):
+    tokens[:, :-1] = tokens[:, 1:].clone()
+    tokens[:, -1] = -100
+    return tokens
+""",
+        # padded with 0, which is a token
+        """
+def shift(tokens):
+    targets = torch.zeros_like(tokens)
+    targets[:, :-1] = tokens[:, 1:]
+    return targets
+""",
+    ],
+    "02.2": [
+        "def passes_per_epoch(n_tokens, T, stride): return T / stride",
+        "def passes_per_epoch(n_tokens, T, stride): return (n_tokens - T - 1) // stride + 1",
+        "def passes_per_epoch(n_tokens, T, stride): return (n_tokens - T) // stride * T / n_tokens",
+        """
+def passes_per_epoch(n_tokens, T, stride):
+    n_windows = (n_tokens - T - 1) // stride + 1
+    return n_windows * T // n_tokens
+""",
+        # a window does not need its last target
+        """
+def passes_per_epoch(n_tokens, T, stride):
+    n_windows = (n_tokens - T) // stride + 1
+    return n_windows * T / n_tokens
+""",
+    ],
+    "02.3": [
+        "def document_mask(doc_ids): return doc_ids[:, :, None] == doc_ids[:, None, :]",
+        "def document_mask(doc_ids): return (doc_ids[:, None] == doc_ids[:, :, None]).triu()",
+        # causal only
+        """
+def document_mask(doc_ids):
+    B, T = doc_ids.shape
+    return torch.ones(B, T, T, dtype=torch.bool).tril()
+""",
+        # True where it may not look
+        """
+def document_mask(doc_ids):
+    return (doc_ids[:, :, None] != doc_ids[:, None, :]).tril()
+""",
+    ],
 }
