@@ -126,6 +126,8 @@ class Grammar:
             for slot in slots.split() or [pool]:
                 self.slots[slot] = Slot(options, pool if slots else "")
         elif kind == "-":
+            if len(body) % 2:
+                raise ValueError(f"the sentence {name!r} lacks a line: English, then Portuguese")
             ways = zip(map(compile_sentence, body[::2]), map(compile_sentence, body[1::2]))
             self.sentences[name] = [dict(zip(FORMS, way)) for way in ways]
         else:
@@ -133,16 +135,32 @@ class Grammar:
             self.plot[name] = [(float(p), tuple(symbols)) for p, *symbols in lines]
 
     def _check(self) -> None:
+        if "story" not in self.plot:
+            raise ValueError("the plot has no line for 'story', where every story begins")
         for name, lines in self.plot.items():
-            if not math.isclose(sum(p for p, _ in lines), 1):
-                raise ValueError(f"the lines of {name!r} in the plot do not add up to 1")
-            for symbol in {s.rstrip("?") for _, symbols in lines for s in symbols}:
-                if symbol not in self.plot and symbol not in self.sentences:
-                    raise ValueError(f"{name!r} in the plot leads to {symbol!r}, which is nowhere")
+            self._check_plot(name, lines)
         for name, ways in self.sentences.items():
-            for mention in (m for way in ways for m in mentions_of(way)):
+            for way in ways:
+                self._check_way(name, way)
+
+    def _check_plot(self, name: str, lines: list[tuple[float, tuple[str, ...]]]) -> None:
+        if min(p for p, _ in lines) <= 0 or not math.isclose(sum(p for p, _ in lines), 1):
+            raise ValueError(f"the lines of {name!r} in the plot do not add up to 1, all above 0")
+        for symbol in {s.rstrip("?") for _, symbols in lines for s in symbols}:
+            if symbol not in self.plot and symbol not in self.sentences:
+                raise ValueError(f"{name!r} in the plot leads to {symbol!r}, which is nowhere")
+
+    def _check_way(self, name: str, way: dict[str, tuple[Piece, ...]]) -> None:
+        """Both languages must mention the same slots, or one derivation could not serve the two."""
+        slots = {language: slots_of(pieces) for language, pieces in way.items()}
+        for language, pieces in way.items():
+            for mention in mentions_of(pieces):
                 if not self.slots.keys() >= set(mention.slots):
                     raise ValueError(f"the sentence {name!r} mentions an unknown slot: {mention}")
+                if mention.form not in ("", "at", *FORMS[language]):
+                    raise ValueError(f"the sentence {name!r} asks for an unknown form: {mention}")
+        if len({frozenset(mentioned) for mentioned in slots.values()}) > 1:
+            raise ValueError(f"the languages mention different slots in {name!r}: {slots}")
 
 
 def read_option(entry: str) -> Option:
@@ -153,12 +171,14 @@ def read_option(entry: str) -> Option:
     return Option(en, (pt[0], pt[-1]))
 
 
-def mentions_of(way: dict[str, tuple[Piece, ...]]) -> list[Mention]:
-    """The mentions of a sentence in both languages.
+def mentions_of(pieces: tuple[Piece, ...]) -> list[Mention]:
+    """The mentions of a sentence, in order."""
+    return [piece for piece in pieces if isinstance(piece, Mention)]
 
-    What either language mentions is drawn for both, so that one derivation serves the two.
-    """
-    return [piece for pieces in way.values() for piece in pieces if isinstance(piece, Mention)]
+
+def slots_of(pieces: tuple[Piece, ...]) -> tuple[str, ...]:
+    """The slots that a sentence mentions, each once, in order."""
+    return tuple(dict.fromkeys(slot for mention in mentions_of(pieces) for slot in mention.slots))
 
 
 @lru_cache(maxsize=1)
@@ -255,8 +275,8 @@ class World:
         self._mentioned: dict[str, list[tuple[str, ...]]] = {}
         for name, ways in self.grammar.sentences.items():
             self._ways[name] = [way[language] for way in ways]
-            slots = [[slot for m in mentions_of(way) for slot in m.slots] for way in ways]
-            self._mentioned[name] = [tuple(dict.fromkeys(each)) for each in slots]
+            # In the order of English in either world: one seed, one story, two languages.
+            self._mentioned[name] = [slots_of(way["en"]) for way in ways]
         self._tally = lru_cache(maxsize=None)(self._count_up)
         self._expected_length = lru_cache(maxsize=None)(self._mean_length)
 
@@ -448,6 +468,8 @@ class World:
 
     def floor(self, texts: list[str], encode: Callable[[str], list]) -> float:
         """The lowest loss that is possible on exactly these stories, in nats per token."""
+        if not texts:
+            raise ValueError("floor needs at least one story")
         return -sum(map(self.log_prob, texts)) / sum(len(encode(text)) for text in texts)
 
     def size(self) -> int:
@@ -503,10 +525,9 @@ class World:
 
         Slots that lean on each other (one pool, or agreement) are written out together.
         """
-        mentions = [piece for piece in pieces if isinstance(piece, Mention)]
-        groups = self._groups(mentions)
+        mentions = mentions_of(pieces)
         nats, number = 0.0, 1
-        for slots in groups:
+        for slots in self._groups(mentions):
             readings: dict[tuple[str, ...], float] = {}
             for cast, p in self._casts(slots):
                 words = tuple(self._surface(m, cast) for m in mentions if m.slot in slots)
@@ -556,6 +577,8 @@ class Reader:
     """A text being read, and how far any reading of it has come."""
 
     def __init__(self, text: str):
+        if not isinstance(text, str):
+            raise TypeError(f"a story to read is a str, not {type(text).__name__}")
         self.text, self.furthest = text, 0
         self.expected: set[str] = set()
 
@@ -594,8 +617,8 @@ def rates(texts: list[str], language: str = "en") -> Rates:
     Grammatical: a story of the world that forgets after each sentence. Consistent: one of the world
     proper, where names, pronouns, colours and things stay what they were.
     """
-    if not texts:
-        raise ValueError("rates needs at least one text")
+    if isinstance(texts, str) or not texts:
+        raise ValueError("rates needs a list of at least one text")
 
     def share(world: World) -> float:
         return sum(map(world.tells, texts)) / len(texts)

@@ -68,7 +68,7 @@ def source_of(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_in_the_order_and_imports_only_from_above(name):
-    assert name in ORDER, f"helpers/{name}.py has no place in the order of DESIGN.md"
+    assert name in ORDER, f"helpers/{name}.py has no place in ORDER, above"
     assert wrong_imports(name, source_of(name)) == []
 
 
