@@ -257,6 +257,7 @@ EXERCISES = {
         Case(([1, 2, 1], (1, 2), 9), [9, 1], [([9], LAST), (IndexError, LAST)]),
         Case(([2, 1, 3], (1, 2), 9), [2, 1, 3], [([9, 3], "a pair has an order: 2 1 is not 1 2")]),
         Case(([1, 1, 2], (1, 2), 9), [1, 9]),
+        Case(([11, 2, 1, 2], (1, 2), 9), [11, 2, 9]),
         Case(([], (1, 2), 9), []),
     ),
     # fertility(text, encode): tokens per word; words are what white space parts
@@ -272,6 +273,7 @@ EXERCISES = {
             ],
         ),
         Case(("não é", utf8), 7 / 2, [(5 / 2, "count tokens, not characters")]),
+        Case(("don't go", utf8), 8 / 2, [(8 / 3, "a word is what white space parts: use split()")]),
         Case(("um  dois", utf8), 8 / 2, [(8 / 3, "two spaces part two words: use split()")]),
         Case(("um dois", threes), 3 / 2, [(7 / 2, "use the `encode` that is given, not bytes")]),
         Case(("um\ndois", utf8), 7 / 2, [(7, "a line's end parts words too: use split()")]),

@@ -4,6 +4,7 @@ What comes out has shape (B, T), with every target one place to the right of its
 is in `sources`, making ids in `tokenizer`, training in `train`. Lesson 02 builds all of it by hand.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -28,6 +29,7 @@ def windows(tokens: Tensor, T: int, stride: int | None = None) -> tuple[Tensor, 
     Tokens after the last whole window are left out. ValueError if not one window fits.
     """
     stride = T if stride is None else stride
+    tokens = torch.as_tensor(tokens)
     _require_a_window(tokens, T, stride)
     both = tokens.unfold(0, T + 1, stride)  # (N, T+1)
     return both[:, :-1], both[:, 1:]
@@ -89,9 +91,9 @@ class Batches:
     def load_state_dict(self, state: dict) -> None:
         """Goes on from `state`, its seed included. ValueError if it comes from other batches."""
         for name, here in self._shape().items():
-            if state[name] != here:
+            if state.get(name) != here:
                 raise ValueError(
-                    f"the saved batches had {name} = {state[name]}, these have {here}: "
+                    f"the saved batches had {name} = {state.get(name)}, these have {here}: "
                     "make Batches with the saved values to go on"
                 )
         self.n_given, self.seed, self._epoch = state["n_given"], state["seed"], None
@@ -104,6 +106,8 @@ def _require_a_window(tokens, T: int, stride: int) -> None:
     if tokens.ndim != 1:
         shape = tuple(tokens.shape)
         raise ValueError(f"tokens have shape {shape}: give one row of ids, for example flattened")
+    if "float" in str(tokens.dtype):
+        raise ValueError(f"tokens are {tokens.dtype}: ids are whole numbers, convert them first")
     if T < 1:
         raise ValueError(f"T is {T}: a window needs at least one position")
     if stride < 1:
@@ -139,7 +143,7 @@ def split(documents: list[str], val_fraction: float = 0.1, seed: int = 0) -> tup
 
 def _lot(seed: int, document: str) -> bytes:
     """A number drawn for this text alone: the same on every machine, and for every copy of it."""
-    return sha256(f"{seed} {document}".encode()).digest()
+    return sha256(f"{seed} {document}".encode(errors="surrogatepass")).digest()
 
 
 def encode(documents: list[str], tokenizer) -> Tensor:
@@ -228,6 +232,8 @@ def _require_positions(T: int) -> None:
 def _require_documents(documents: list[str]) -> None:
     if isinstance(documents, str):
         raise ValueError("documents is one text: put it in a list, [text]")
+    if not isinstance(documents, Sequence):
+        raise ValueError(f"documents is a {type(documents).__name__}: make it a list, list(…)")
     if not documents:
         raise ValueError("there are no documents: give a list with at least one text")
     for i, document in enumerate(documents):

@@ -92,7 +92,7 @@ def _matches(file, sha256):
 def cache_folder():
     """COURSE_CACHE, or `text-to-assistant` in the place where this system keeps caches."""
     if os.environ.get("COURSE_CACHE"):
-        return Path(os.environ["COURSE_CACHE"]).expanduser()
+        return Path(os.environ["COURSE_CACHE"]).expanduser().absolute()
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
@@ -209,12 +209,16 @@ def _fetched(source):
         return _extract(_download(source, scratch), source)
 
 
+DAMAGE = (OSError, EOFError, KeyError, RuntimeError, NotImplementedError)
+DAMAGE += (zlib.error, zipfile.BadZipFile, tarfile.TarError)
+
+
 def _extract(archive, source):
     """From one archive, every member that the lock names; SourceError says what is wrong."""
     members = _members(source)
     try:
         contents = _read_archive(archive, {member["member"] for member in members.values()})
-    except (OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, tarfile.TarError):
+    except DAMAGE:
         raise SourceError(f"the archive {archive} is damaged or cut short") from None
     return {
         name: _checked(contents.get(member["member"], b""), member, archive)
@@ -397,11 +401,12 @@ def _bring(source, names):
             break
         try:
             found = look(source)
-        except SourceError as problem:
-            reasons.append(str(problem))
-        else:
             new = [name for name in found if name not in paths]
             paths |= {name: _store(members[name].get("keep_as", name), found[name]) for name in new}
+        except SourceError as problem:
+            reasons.append(str(problem))
+        except OSError as problem:
+            reasons.append(f"it could not be written anywhere: {problem.strerror}")
     if not set(names) <= paths.keys():
         raise NotHad(source, [reasons[-1], *(reasons[:-1] or ["not in the cache"])])
     if reasons:
@@ -480,7 +485,13 @@ def encoding(name, otherwise=None):
 
 
 def _load_encoding(name, paths):
-    """tiktoken's encoding, read from our files whatever cache the user has given tiktoken."""
+    """tiktoken's encoding, read from our files whatever cache the user has given tiktoken.
+
+    A file that it misses there tiktoken would fetch, so all must lie in one folder.
+    """
+    if len({file.parent for file in paths.values()}) > 1:  # the cache is full or read-only
+        folder = _stand_in("it takes no more")
+        paths = {n: _write(folder / file.name, file.read_bytes()) for n, file in paths.items()}
     before = {TIKTOKEN: os.environ[TIKTOKEN]} if TIKTOKEN in os.environ else {}
     os.environ[TIKTOKEN] = str(next(iter(paths.values())).parent)
     try:

@@ -83,7 +83,7 @@ GPT4_PATTERN = "|".join(
 
 
 def pre_tokenize(text: str, pattern: str = GPT4_PATTERN) -> list[str]:
-    """The pre-tokens of the text, in order; joined they give it back."""
+    """The pre-tokens of the text, in order; the course's patterns leave nothing out."""
     return [match.group() for match in regex.finditer(pattern, well_formed(text))]
 
 
@@ -346,7 +346,8 @@ class Tokenizer:
         self._tokens = {token_id: token for token, token_id in ranks.items()}
         self._tokens |= {token_id: special.encode() for special, token_id in special_ids.items()}
         self.vocab_size = max(self._tokens) + 1
-        if len(self._tokens) < len(ranks) + len(special_ids):
+        ids = {*ranks.values()}
+        if len(ids) < len(ranks) or ids & {*special_ids.values()}:  # specials may have two names
             raise ValueError("two tokens have the same id: give each its own")
         if missing := set(BYTES) - set(ranks):
             raise ValueError(f"no token is the byte {min(missing)!r} alone: all 256 are needed")
@@ -406,15 +407,19 @@ class Tokenizer:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """The ids of the text; `<|end|>` in it stays text unless `allow_special`.
 
-        A lone surrogate is read as U+FFFD. ValueError for a million spaces in a row, where
-        tiktoken's search gives up.
+        A lone surrogate is read as U+FFFD. Where tiktoken's search gives up, on a million spaces in
+        a row, the plain encoder steps in; it knows no specials, so with them it is a ValueError.
         """
         text, encoding = well_formed(text), self._encoding
         allowed = "all" if allow_special else set()
         try:
             return encoding.encode(text, allowed_special=allowed, disallowed_special=())
         except ValueError:
-            raise ValueError("the text has too long a run of one character: cut it up") from None
+            if allow_special:
+                raise ValueError(
+                    "the text has too long a run of one character: cut it up"
+                ) from None
+            return self.encode_plainly(text)
 
     def encode_plainly(self, text: str) -> list[int]:
         """The ids that `encode` gives, by the rule written out in `bpe`.
@@ -514,7 +519,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """The tokenizer that `save` wrote; ValueError if the file is cut short or changed."""
+        """The tokenizer that `save` wrote; ValueError if it is cut short or contradicts itself."""
         saved = _read_file(Path(path))
         try:
             tokenizer = cls._from_ranks(_read_ranks(saved), saved["special_ids"], saved["pattern"])

@@ -76,6 +76,20 @@ def has_only_known_tags_as_metadata(notebook):
     return found
 
 
+def holds_only_words_and_code(notebook):
+    raw = [cell for cell in notebook.cells if cell.cell_type not in ("markdown", "code")]
+    return [f"{cell.id}: is a {cell.cell_type} cell, which nobody runs or checks" for cell in raw]
+
+
+def times_what_it_tags_timing(notebook):
+    """A timing cell's numbers are not compared, so the tag must not hide other numbers."""
+    timing = [cell for cell in code_cells(notebook) if "timing" in tags(cell)]
+    clock = re.compile(r"time|seconds")
+    return [
+        f"{c.id}: is tagged timing, times nothing" for c in timing if not clock.search(c.source)
+    ]
+
+
 def is_small(notebook):
     size = len(nbformat.writes(notebook).encode())
     return [f"takes {size:,} bytes, more than {MOST_BYTES:,}"] if size > MOST_BYTES else []
@@ -207,6 +221,8 @@ RULES = [
     was_run_once_from_top_to_bottom,
     has_readable_unique_ids,
     has_only_known_tags_as_metadata,
+    holds_only_words_and_code,
+    times_what_it_tags_timing,
     is_small,
     has_no_faulty_outputs,
     describes_every_figure,

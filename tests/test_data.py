@@ -49,6 +49,11 @@ def test_windows_with_a_stride_overlap():
     assert inputs.tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]]
 
 
+def test_windows_take_a_list_or_an_array_too():
+    for tokens in (list(range(7)), np.arange(7)):
+        assert windows(tokens, T=3)[0].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 def test_windows_are_views_of_the_same_memory():
     tokens = torch.arange(1000)
     inputs, targets = windows(tokens, T=64, stride=1)
@@ -300,6 +305,9 @@ TEXT = torch.arange(12)
         (lambda: split([]), "there are no documents"),
         (lambda: encode("abc", Letters()), "documents is one text: put it in a list"),
         (lambda: encode([], Letters()), "there are no documents"),
+        (lambda: encode((text for text in STORIES), Letters()), "is a generator: make it a list"),
+        (lambda: Batches(np.array([1.5, 2.5, 3.5]), B=1, T=1), "tokens are float64"),
+        (lambda: Batches(TEXT, B=2, T=4).load_state_dict({}), "had n_tokens = None"),
         (lambda: encode(["abc", ""], Letters()), "document 1 is empty"),
         (lambda: rows(["abc", ""], Letters(), T=4), "document 1 is empty"),
         (lambda: rows(["abc"], Letters(), T=0), "T is 0"),

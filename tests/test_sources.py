@@ -729,6 +729,28 @@ def test_an_encoding_comes_whatever_cache_the_user_gave_tiktoken(tmp_path, monke
     assert files_below(tmp_path) == []
 
 
+def test_an_encoding_comes_when_a_full_cache_has_scattered_its_files(tmp_path, monkeypatch):
+    need("gpt2")
+    code = f"""
+import pathlib, shutil
+scattered = {{}}
+for n, (member, file) in enumerate(sources.fetch("gpt2").items()):
+    folder = pathlib.Path({str(tmp_path)!r}, str(n))
+    folder.mkdir()
+    scattered[member] = pathlib.Path(shutil.copy(file, folder))
+print(sources._load_encoding("gpt2", scattered).encode("Hello world"))"""
+    assert run_offline(code, monkeypatch) == "[15496, 995]"
+
+
+def test_a_disk_that_takes_nothing_is_a_reason_like_another(wheelhouse, home, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sources, "_store", full)
+    assert sources.text("plays", otherwise="the fallback") == "the fallback"
+    assert "it could not be written anywhere: No space left" in capsys.readouterr().out
+
+
 def test_an_unknown_encoding_is_answered_with_the_nearest():
     with pytest.raises(
         sources.SourceError, match=r"no encoding called 'gpt3': did you mean 'gpt2'"

@@ -382,9 +382,18 @@ def test_runs_of_100_000_characters_are_encoded_alike(tokenizer, unit, ending):
     assert tokenizer.decode(ids) == text
 
 
-def test_a_run_that_tiktoken_cannot_search_is_refused_in_one_sentence(tokenizer):
+def test_a_run_that_tiktoken_cannot_search_is_encoded_plainly(tokenizer):
+    text = " " * 1_100_000 + "x"
+    assert tokenizer.encode(text) == tokenizer.encode_plainly(text)
     with pytest.raises(ValueError, match="too long a run of one character: cut it up"):
-        tokenizer.encode(" " * 1_100_000 + "x")
+        tokenizer.encode(text, allow_special=True)
+
+
+def test_a_special_token_may_have_two_names():
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    names = {"<|end|>": 256, "<|stop|>": 256}
+    encoding = tiktoken.Encoding("two", pat_str=".", mergeable_ranks=ranks, special_tokens=names)
+    assert Tokenizer.from_tiktoken(encoding).encode("<|stop|>", allow_special=True) == [256]
 
 
 def test_lone_surrogates_become_replacement_characters(tokenizer):
