@@ -22,10 +22,8 @@ MODULES = sorted(path.stem for path in (ROOT / "helpers").glob("*.py") if path.s
 MAY_PRINT = {"sources", "check"}
 FAMILY_FREE = [name for name in ("config", "model") if name in MODULES]
 FAMILIES = re.compile(r"gpt|llama|gemma|deepseek|qwen|mistral|mixtral|smollm", re.IGNORECASE)
-# The homes of people and of this machine's temporary files, at the start of a path.
-MACHINE_PATH = re.compile(
-    r"(?<![\w.~])(?:/(?:home|root|Users|work)/|/tmp/ipykernel_\d|[A-Z]:\\Users)"
-)
+# The homes of people, and where a kernel keeps its cells, at the start of a path.
+MACHINE_PATH = re.compile(r"(?<![\w.~])(?:/(?:home|root|Users)/|/tmp/ipykernel\w|[A-Z]:\\Users)")
 MOST_BYTES = 2_000_000
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -195,7 +193,7 @@ def test_a_path_of_one_machine_is_seen():
         ["", "tmp", "ipykernel_12", "3.py"],
     ):
         assert machine_paths(f"File {'/'.join(parts)}, line 1")
-    assert machine_paths("~/work/x https://a.org/home/x, /homework and notebooks/work/x") == []
+    assert machine_paths("~/home/x https://a.org/home/x, /homework and notebooks/home/x") == []
 
 
 def test_the_code_is_clean():
