@@ -193,7 +193,7 @@ def test_a_path_of_one_machine_is_seen():
         ["", "tmp", "ipykernel_12", "3.py"],
     ):
         assert machine_paths(f"File {'/'.join(parts)}, line 1")
-    assert machine_paths("~/home/x https://a.org/home/x, /homework and notebooks/home/x") == []
+    assert machine_paths("~/Users/x https://a.org/Users/x, /homework and notebooks/Users/x") == []
 
 
 def test_the_code_is_clean():
