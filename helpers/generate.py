@@ -106,11 +106,12 @@ def generate(
     max_new: int,
     sampling: Sampling = GREEDY,
     stop: Iterable[int] = (),
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     cached: bool = True,
 ) -> list[list[int]]:
     """For each prompt the tokens that follow it: at most max_new, and none from the first `stop`.
 
+    One seed serves every prompt, so that equal prompts get equal answers; or give one for each.
     Without `cached`, every step reads all tokens again: slower, equal, and easier to follow.
     ValueError for an empty prompt, or one that leaves no room for max_new tokens.
     """
@@ -150,7 +151,7 @@ def _steps(model, prompts, max_new, sampling, seed, cached) -> Iterator[Tensor]:
     seen = torch.zeros(len(prompts), model.cfg.vocab_size, dtype=torch.bool, device=tokens.device)
     for row, prompt in zip(seen, prompts):
         row[list(prompt)] = True
-    chances = [torch.Generator().manual_seed(seed) for _ in prompts]
+    chances = [torch.Generator().manual_seed(one) for one in _seeds(seed, len(prompts))]
     cache = model.new_cache(len(prompts), tokens.shape[1] + max_new - 1) if cached else None
     read = tokens, positions
     for _ in range(max_new):
@@ -164,6 +165,12 @@ def _steps(model, prompts, max_new, sampling, seed, cached) -> Iterator[Tensor]:
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)  # (B, T + 1)
         positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
         read = (tokens[:, -1:], positions[:, -1:]) if cached else (tokens, positions)
+
+
+def _seeds(seed: int | Sequence[int], n: int) -> Sequence[int]:
+    seeds = [seed] * n if isinstance(seed, int) else seed
+    _require(len(seeds) == n, "the number of seeds", len(seeds), f"{n}, one for each prompt")
+    return seeds
 
 
 def left_padded(prompts: Sequence[Sequence[int]], device=None) -> tuple[Tensor, Tensor]:

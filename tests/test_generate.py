@@ -105,6 +105,13 @@ def test_the_seed_decides_what_is_drawn(tiny):
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_each_prompt_may_have_a_seed_of_its_own(tiny):
+    prompts, drawn = [[5, 6]] * 3, Sampling()
+    together = generate(tiny, prompts, 8, drawn, seed=[1, 2, 1])
+    assert together == [generate(tiny, [[5, 6]], 8, drawn, seed=seed)[0] for seed in (1, 2, 1)]
+    assert together[0] == together[2] != together[1]
+
+
 def test_what_is_drawn_follows_the_probabilities():
     """10,000 evenly spaced chances fall on each token in proportion."""
     probs = torch.tensor([[0.1, 0.0, 0.6, 0.3]])
@@ -186,6 +193,7 @@ def test_the_context_can_be_filled_to_its_last_place(tiny):
         (lambda: generate(Decoder(TINY), [], 3), "there is no prompt"),
         (lambda: generate(Decoder(TINY), [[1], []], 3), "or an empty one"),
         (lambda: generate(Decoder(TINY), [[1]], 0), "max_new is 0"),
+        (lambda: generate(Decoder(TINY), [[1]], 3, seed=[1, 2]), "number of seeds is 2"),
         (lambda: list(stream(Decoder(TINY), [], 3)), "or an empty one"),
     ],
 )
