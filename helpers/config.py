@@ -4,7 +4,7 @@ A config that cannot be is refused here, in one sentence. The models of the lect
 `families`, the network itself in `model`. Lesson 03 meets the fields one by one.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 
 LAYER_LETTERS = {
     "G": "global: every earlier position",
@@ -239,6 +239,45 @@ class ModelConfig:
             f'ffn_pattern is "{self.ffn_pattern}" and moe is {self.moe}: '
             'give both a MoE and a pattern with "m", or neither',
         )
+
+
+# ---------------------------------------------------------------- as plain values
+
+
+def as_dict(cfg: ModelConfig) -> dict:
+    """Every field by name, parts as dicts of their own: ready for JSON."""
+    return asdict(cfg)
+
+
+def from_dict(values: dict) -> ModelConfig:
+    """The config that `as_dict` wrote; ValueError for a field unknown, missing or of a wrong type.
+
+    JSON knows no tuples, so nope_temperature may be a list. A field left out has its default.
+    """
+    values, parts = dict(values), {"rope": Rope, "local_rope": Rope, "moe": MoE, "latent": Latent}
+    for name, part in parts.items():
+        if values.get(name) is not None:
+            values[name] = _build(part, values[name])
+    if isinstance(values.get("nope_temperature"), list):
+        values["nope_temperature"] = tuple(values["nope_temperature"])
+    return _build(ModelConfig, values)
+
+
+def _build(part: type, values: dict):
+    _require(isinstance(values, dict), f"{part.__name__} is {values!r}: give its fields by name")
+    known = {field.name for field in fields(part)}
+    optional = {field.name for field in fields(part) if not _is_needed(field)}
+    unknown, missing = sorted(set(values) - known), sorted(known - optional - set(values))
+    _require(not unknown, f"{part.__name__} has no field {', '.join(unknown)}")
+    _require(not missing, f"{part.__name__} needs the field {', '.join(missing)}")
+    try:
+        return part(**values)
+    except TypeError as error:
+        raise ValueError(f"{part.__name__} has a field of a wrong type ({error})") from None
+
+
+def _is_needed(field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _require(true: bool, sentence: str) -> None:

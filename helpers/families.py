@@ -304,6 +304,7 @@ QWEN3_30B_A3B = replace(
     d_model=2048,
     n_heads=32,
     n_kv_heads=4,
+    d_ff=6144,  # of no layer: all have experts
     tie_embeddings=False,
     moe=MoE(n_experts=128, n_active=8, d_ff=768),
     ffn_pattern="m",
@@ -351,6 +352,36 @@ DEEPSEEK_V3 = replace(  # [deepseek-ai/DeepSeek-V3: inference/; arXiv:2412.19437
 
 CATALOGUE = {cfg.name: cfg for cfg in list(globals().values()) if isinstance(cfg, ModelConfig)}
 
+# Of whom each is told as a difference, above: the shape of the tree.
+RELATIVES = {
+    "GPT-2 355M": "GPT-2 124M",
+    "GPT-2 774M": "GPT-2 124M",
+    "GPT-2 1558M": "GPT-2 124M",
+    "Llama 2 7B": "GPT-2 124M",
+    "Llama 2 70B": "Llama 2 7B",
+    "TinyLlama 1.1B": "Llama 2 7B",
+    "SmolLM2 135M": "Llama 2 7B",
+    "Llama 3 8B": "Llama 2 7B",
+    "Llama 3.1 8B": "Llama 3 8B",
+    "Llama 3.1 405B": "Llama 3.1 8B",
+    "Llama 3.2 1B": "Llama 3.1 8B",
+    "Llama 3.2 3B": "Llama 3.2 1B",
+    "Llama 4 Scout": "Llama 3 8B",
+    "Llama 4 Maverick": "Llama 4 Scout",
+    "GPT-OSS 20B": "Llama 3 8B",
+    "GPT-OSS 120B": "GPT-OSS 20B",
+    "Gemma 2 2B": "Llama 2 7B",
+    "Gemma 2 9B": "Gemma 2 2B",
+    "Gemma 2 27B": "Gemma 2 2B",
+    "Gemma 3 1B": "Gemma 2 2B",
+    "Gemma 3 270M": "Gemma 3 1B",
+    "Gemma 3 4B": "Gemma 3 1B",
+    "Qwen3 0.6B": "Llama 3 8B",
+    "Qwen3 30B-A3B": "Qwen3 0.6B",
+    "Qwen3 235B-A22B": "Qwen3 30B-A3B",
+    "DeepSeek-V3": "Llama 2 7B",
+}
+
 # ---------------------------------------------------------------- small, and side by side
 
 
@@ -376,6 +407,12 @@ def _tiny_moe(moe: MoE) -> MoE:
     return replace(moe, n_experts=8, n_active=min(moe.n_active, 2), d_ff=24, **grouped)
 
 
+def matched(cfg: ModelConfig, n_parameters: int) -> ModelConfig:
+    """The same with the d_ff that brings its number of parameters closest to n_parameters."""
+    thin, wide = (parameters(replace(cfg, d_ff=d_ff)) for d_ff in (1, 2))
+    return replace(cfg, d_ff=max(1, 1 + round((n_parameters - thin) / (wide - thin))))
+
+
 def difference(a: ModelConfig, b: ModelConfig) -> list[tuple[str, object, object]]:
     """Rows (field, value in a, value in b) where they differ; parts by field, like "rope.theta"."""
     rows = []
@@ -392,6 +429,75 @@ def _rows(name: str, a, b) -> list[tuple[str, object, object]]:
         ]
         return [(f"{name}.{part}", x, y) for part, x, y in pairs if x != y]
     return [(name, a, b)] if a != b else []
+
+
+SIZES = {"vocab_size", "context_length", "n_layers", "d_model", "n_heads", "n_kv_heads"}
+SIZES |= {"head_dim", "d_ff", "n_experts", "n_active", "embed_scale"}
+
+
+def choices(a: ModelConfig, b: ModelConfig) -> list[tuple[str, object, object]]:
+    """The rows of `difference` that are no mere sizes: what was decided, not how large it became.
+
+    n_kv_heads counts if it is not n_heads alone that moved it: heads are shared by more, or fewer.
+    """
+    shared = a.n_heads * b.n_kv_heads != b.n_heads * a.n_kv_heads
+    decided = {"n_kv_heads"} if shared else set()
+    rows = difference(a, b)
+    return [row for row in rows if row[0].split(".")[-1] not in SIZES or row[0] in decided]
+
+
+def shown(value) -> str:
+    """A field's value in short: 4,096; of a part, what is not its default."""
+    if not is_dataclass(value):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return f"{value:,}" if whole else f"{value:.4g}" if isinstance(value, float) else str(value)
+    pairs = [(field, getattr(value, field.name)) for field in fields(value)]
+    inside = [f"{field.name}={shown(x)}" for field, x in pairs if x != field.default]
+    return f"{type(value).__name__}({', '.join(inside)})"
+
+
+def in_words(cfg: ModelConfig) -> dict[str, tuple[list[str], str]]:
+    """Each part of the model, from the tokens up: (what there is to say of its kind, its size)."""
+    norm = [{"rms": "RMSNorm", "layer": "LayerNorm"}[cfg.norm]]
+    before, after = norm * cfg.pre_norms, norm * cfg.post_norms
+    learned = ["learned positions"] * cfg.learned_positions
+    tied = "the embedding, used again" if cfg.tie_embeddings else "a table of its own"
+    return {
+        "embedding": (["a row per token", *learned], f"{cfg.vocab_size:,} rows of {cfg.d_model:,}"),
+        "norm before attention": (before, ""),
+        "attention": (_attention_in_words(cfg), f"{cfg.n_heads} heads of {_query_width(cfg)}"),
+        "norm after attention": (after, ""),
+        "norm before MLP": (before, ""),
+        "MLP": _mlp_in_words(cfg),
+        "norm after MLP": (after, ""),
+        "last norm": (norm, ""),
+        "unembedding": ([tied], ""),
+    }
+
+
+def _attention_in_words(cfg: ModelConfig) -> list[str]:
+    sharing = cfg.n_heads // cfg.n_kv_heads
+    own = "keys from a latent" if cfg.latent else "a key for each head"
+    words = [own if sharing == 1 else f"a key for {sharing} heads"]
+    if cfg.rope:
+        words.append(f"rotary positions, base {cfg.rope.theta:,.0f}")
+        words += [f"stretched by {cfg.rope.factor:g}"] * (cfg.rope.scaling != "none")
+    if cfg.window:
+        n_local = sum(letter in "WC" for letter in cfg.pattern)
+        words.append(f"sees {cfg.window:,} tokens in {n_local} of {len(cfg.pattern)} layers")
+    words += ["norms of queries and keys"] * (cfg.qk_norm != "none")
+    words += ["softcap"] * (cfg.attn_softcap is not None) + ["sinks"] * cfg.sinks
+    return words + ["biases"] * cfg.bias
+
+
+def _mlp_in_words(cfg: ModelConfig) -> tuple[list[str], str]:
+    bend = {"gelu": "GELU", "swiglu": "SwiGLU", "geglu": "GeGLU"}.get(cfg.mlp, "SwiGLU, clamped")
+    if not cfg.moe:
+        return [bend, *["biases"] * cfg.bias], f"{cfg.d_model:,} to {cfg.d_ff:,} and back"
+    moe = cfg.moe
+    words = ["mixture of experts", *["one expert for all"] * bool(moe.n_shared), bend]
+    size = f"{moe.n_active} of {moe.n_experts} experts, {moe.d_ff:,} wide"
+    return words + ["biases"] * moe.bias, size
 
 
 # ---------------------------------------------------------------- parameters

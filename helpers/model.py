@@ -592,3 +592,27 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"the text has {n_positions} positions, but context_length is {longest}: cut it"
             )
+
+
+@torch.no_grad()
+def attention_weights(model: Decoder, tokens: Tensor) -> list[Tensor]:
+    """Who looks at whom in tokens (B, T): for each block (B, H, T, S), query then key.
+
+    A row sums to 1, or to less where a sink takes the rest. The model is left as it was.
+    """
+    attentions, looks = [block.attn for block in model.blocks], []
+
+    def watched(q, k, v, *twists) -> Tensor:
+        identity = torch.eye(k.shape[2]).to(v).expand(*k.shape[:2], -1, -1)  # (B, G, S, S)
+        looks.append(attend(q, k, identity, *twists))  # weights times identity: the weights
+        return attend(q, k, v, *twists)
+
+    before = [attention.attend for attention in attentions]
+    try:
+        for attention in attentions:
+            attention.attend = watched
+        model.hidden(tokens)
+    finally:
+        for attention, own in zip(attentions, before):
+            attention.attend = own
+    return looks

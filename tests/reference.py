@@ -1,8 +1,7 @@
-"""Tiny random models of transformers, and the same weights under our names: test_model's reference.
+"""Tiny random models of transformers: what test_model and test_weights compare with.
 
-Each function returns (reference, config, weights). Norm weights, biases and sinks are random too,
-so that none of them can be forgotten unseen. The tables of names belong to `weights`, once it is
-written; until then they stand here.
+Each function returns (reference, our config). Norm weights, biases and sinks are random too, so
+that none of them can be forgotten unseen.
 """
 
 import math
@@ -51,71 +50,6 @@ def randomised(model, std, seed=1):
     return model.eval()
 
 
-# ---------------------------------------------------------------- names and layouts
-
-
-def halves(weight, n_heads, turning):
-    """Rows that turn in neighbouring pairs put in our order: first all firsts, then all seconds."""
-    rows = weight.unflatten(0, (n_heads, -1))
-    still, turn = rows[:, :-turning], rows[:, -turning:]
-    return torch.cat([still, turn[:, 0::2], turn[:, 1::2]], dim=1).flatten(0, 1)
-
-
-def renamed(weights, names, prefix, to):
-    """The weights under `prefix` whose next words are in `names`, under our names."""
-    return {
-        f"{to}{ours}.{kind}": weights[f"{prefix}{theirs}.{kind}"]
-        for theirs, ours in names.items()
-        for kind in ("weight", "bias")
-        if f"{prefix}{theirs}.{kind}" in weights
-    }
-
-
-ATTENTION = {f"self_attn.{n}_proj": f"attn.w{n}" for n in "qkvo"}
-ATTENTION |= {"self_attn.q_norm": "attn.q_norm", "self_attn.k_norm": "attn.k_norm"}
-MLP = {f"{name}_proj": name for name in ("gate", "up", "down")}
-NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "mlp_norm"}
-FOUR_NORMS = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "attn_post_norm",
-    "pre_feedforward_layernorm": "mlp_norm",
-    "post_feedforward_layernorm": "mlp_post_norm",
-}
-ENDS = {"model.embed_tokens": "tok_emb", "model.norm": "norm", "lm_head": "lm_head"}
-
-
-def common(weights, n_layers, norms=NORMS, mlp="mlp."):
-    """What most families share: ends, attention, norms and dense MLPs."""
-    found = renamed(weights, ENDS, "", "")
-    for i in range(n_layers):
-        theirs, ours = f"model.layers.{i}.", f"blocks.{i}."
-        found |= renamed(weights, ATTENTION | norms, theirs, ours)
-        found |= renamed(weights, MLP, theirs + mlp, ours + "mlp.")
-    return found
-
-
-def experts(gate_up, down, to, split):
-    """Stacked experts, each (2F, C) and (C, F), taken apart; split gives gate and up rows."""
-    found = {}
-    for e in range(len(gate_up)):
-        gate, up = split(gate_up[e])
-        parts = {"gate": gate, "up": up, "down": down[e]}
-        found |= {f"{to}mlp.experts.{e}.{name}.weight": part for name, part in parts.items()}
-    return found
-
-
-def stacked(weights, i, to, mlp="mlp."):
-    """Experts whose gate and up rows stand one after the other."""
-    prefix = f"model.layers.{i}.{mlp}experts."
-    gate_up, down = weights[prefix + "gate_up_proj"], weights[prefix + "down_proj"]
-    return experts(gate_up, down, to, lambda both: both.chunk(2))
-
-
-def plus_one(weights):
-    """Norm weights as they act: these models store how far they are from 1."""
-    return {n: w + 1 if n.endswith("norm.weight") else w for n, w in weights.items()}
-
-
 # ---------------------------------------------------------------- families
 
 
@@ -132,25 +66,14 @@ def gpt2(std):
         learned_positions=True,
         tie_embeddings=True,
     )
-    sd = reference.state_dict()
-    ends = {"wte": "tok_emb", "wpe": "pos_emb", "ln_f": "norm"}
-    ours = renamed(sd, ends, "transformer.", "") | {"lm_head.weight": sd["lm_head.weight"]}
-    inner = {"ln_1": "attn_norm", "ln_2": "mlp_norm", "attn.c_proj": "attn.wo"}
-    inner |= {"mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}
-    for i in range(3):
-        ours |= renamed(sd, inner, f"transformer.h.{i}.", f"blocks.{i}.")
-        for kind in ("weight", "bias"):
-            parts = sd[f"transformer.h.{i}.attn.c_attn.{kind}"].chunk(3, dim=-1)
-            ours |= {f"blocks.{i}.attn.w{n}.{kind}": p for n, p in zip("qkv", parts)}
-    linear = ("wq.weight", "wk.weight", "wv.weight", "wo.weight", "up.weight", "down.weight")
-    return reference, cfg, {n: w.T if n.endswith(linear) else w for n, w in ours.items()}
+    return reference, cfg
 
 
 def llama(std, ours, **theirs):
     theirs = tf.LlamaConfig(**SIZES, num_hidden_layers=3, **theirs)
     reference = randomised(tf.LlamaForCausalLM(theirs), std)
     cfg = ModelConfig(**OURS, n_layers=3, **ours)
-    return reference, cfg, common(reference.state_dict(), 3)
+    return reference, cfg
 
 
 def llama2(std):
@@ -196,7 +119,7 @@ def gemma2(std):
         tie_embeddings=True,
         embed_scale=32**0.5,
     )
-    return reference, cfg, plus_one(common(reference.state_dict(), 4, FOUR_NORMS))
+    return reference, cfg
 
 
 def gemma3(std):
@@ -227,7 +150,7 @@ def gemma3(std):
         tie_embeddings=True,
         embed_scale=32**0.5,
     )
-    return reference, cfg, plus_one(common(reference.state_dict(), 6, FOUR_NORMS))
+    return reference, cfg
 
 
 QWEN3 = {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
@@ -237,11 +160,7 @@ OUR_QWEN3 = {"norm_eps": 1e-6, "qk_norm": "rms", "rope": Rope(theta=1e6)}
 def qwen3(std):
     theirs = tf.Qwen3Config(**SIZES, **QWEN3, num_hidden_layers=3)
     reference = randomised(tf.Qwen3ForCausalLM(theirs), std)
-    return (
-        reference,
-        ModelConfig(**OURS, n_layers=3, **OUR_QWEN3),
-        common(reference.state_dict(), 3),
-    )
+    return reference, ModelConfig(**OURS, n_layers=3, **OUR_QWEN3)
 
 
 def qwen3_moe(std):
@@ -257,12 +176,7 @@ def qwen3_moe(std):
     reference = randomised(tf.Qwen3MoeForCausalLM(theirs), std)
     moe = MoE(n_experts=8, n_active=3, d_ff=24)
     cfg = ModelConfig(**OURS, **OUR_QWEN3, n_layers=2, moe=moe, ffn_pattern="m")
-    sd = reference.state_dict()
-    ours = common(sd, 2)
-    for i in range(2):
-        ours |= stacked(sd, i, f"blocks.{i}.")
-        ours[f"blocks.{i}.mlp.router.weight"] = sd[f"model.layers.{i}.mlp.gate.weight"]
-    return reference, cfg, ours
+    return reference, cfg
 
 
 def gpt_oss(std):
@@ -297,19 +211,7 @@ def gpt_oss(std):
         moe=MoE(n_experts=6, n_active=2, d_ff=48, bias=True),
         ffn_pattern="m",
     )
-    sd = reference.state_dict()
-    ours = common(sd, 4)
-    for i in range(4):
-        theirs, to = f"model.layers.{i}.", f"blocks.{i}."
-        ours[to + "attn.sinks"] = sd[theirs + "self_attn.sinks"]
-        ours |= renamed(sd, {"mlp.router": "mlp.router"}, theirs, to)
-        gate_up, down = (sd[f"{theirs}mlp.experts.{n}_proj"].mT for n in ("gate_up", "down"))
-        ours |= experts(gate_up, down, to, lambda both: (both[0::2], both[1::2]))
-        both, down = (sd[f"{theirs}mlp.experts.{n}_proj_bias"] for n in ("gate_up", "down"))
-        for e in range(6):
-            biases = {"gate": both[e, 0::2], "up": both[e, 1::2], "down": down[e]}
-            ours |= {f"{to}mlp.experts.{e}.{name}.bias": b for name, b in biases.items()}
-    return reference, cfg, ours
+    return reference, cfg
 
 
 def deepseek_v3(std):
@@ -349,7 +251,7 @@ def deepseek_v3(std):
         route_scale=2.5,
     )
     cfg = ModelConfig(
-        **OURS | {"n_kv_heads": 4},
+        **OURS | {"n_kv_heads": 4, "head_dim": 10},
         n_layers=3,
         norm_eps=1e-6,
         attn_scale=14**-0.5 * (0.1 * math.log(40) + 1) ** 2,
@@ -359,30 +261,7 @@ def deepseek_v3(std):
         ffn_pattern="m",
         n_dense_first=1,
     )
-    return reference, cfg, latent_names(reference.state_dict(), cfg)
-
-
-def latent_names(sd, cfg):
-    """The weights of a model with latent attention under our names."""
-    ours, rope_dim = common(sd, cfg.n_layers), cfg.latent.rope_dim
-    attention = {"q_a_proj": "q_down", "q_a_layernorm": "q_norm", "q_b_proj": "q_up"}
-    attention |= {"kv_a_proj_with_mqa": "kv_down", "kv_a_layernorm": "kv_norm", "q_proj": "q_up"}
-    attention |= {"kv_b_proj": "kv_up", "o_proj": "wo"}
-    for i, layer in enumerate(cfg.layers()):
-        theirs, to = f"model.layers.{i}.", f"blocks.{i}."
-        ours.pop(to + "attn.wq.weight", None)
-        ours.pop(to + "attn.wo.weight", None)
-        ours |= renamed(sd, attention, theirs + "self_attn.", to + "attn.")
-        for name, n_heads in (("q_up", cfg.n_heads), ("kv_down", 1)):
-            name = f"{to}attn.{name}.weight"
-            ours[name] = halves(ours[name], n_heads, rope_dim)
-        if layer.moe:
-            ours |= renamed(sd, MLP, theirs + "mlp.shared_experts.", to + "mlp.shared.")
-            ours |= stacked(sd, i, to)
-            ours[to + "mlp.router.weight"] = sd[theirs + "mlp.gate.weight"]
-            steer = sd.get(theirs + "mlp.gate.e_score_correction_bias")
-            ours |= {} if steer is None else {to + "mlp.steer": steer}
-    return ours
+    return reference, cfg
 
 
 def llama4(std):
@@ -417,23 +296,10 @@ def llama4(std):
         moe=moe,
         ffn_pattern="dm",
     )
-    sd = reference.state_dict()
-    ours = common(sd, 4, mlp="feed_forward.")
-    for i, layer in enumerate(cfg.layers()):
-        theirs, to = f"model.layers.{i}.feed_forward.", f"blocks.{i}."
-        if layer.rope:
-            for name, heads in (("wq", 4), ("wk", 2)):
-                name = f"{to}attn.{name}.weight"
-                ours[name] = halves(ours[name], heads, 16)
-        if layer.moe:
-            ours |= renamed(sd, MLP, theirs + "shared_expert.", to + "mlp.shared.")
-            ours |= renamed(sd, {"router": "mlp.router"}, theirs, to)
-            gate_up, down = (sd[f"{theirs}experts.{n}_proj"].mT for n in ("gate_up", "down"))
-            ours |= experts(gate_up, down, to, lambda both: both.chunk(2))
-    return reference, cfg, ours
+    return reference, cfg
 
 
-# Four that are not in the catalogue: a config and a table of names were enough.
+# Seven that are not in the catalogue: a config and a table of names were enough.
 
 PLAIN = {name: size for name, size in SIZES.items() if name != "head_dim"}
 OUR_PLAIN = OURS | {"head_dim": 8}
@@ -443,7 +309,7 @@ def qwen2(std):
     theirs = tf.Qwen2Config(**PLAIN, num_hidden_layers=2, rms_norm_eps=1e-6)
     reference = randomised(tf.Qwen2ForCausalLM(theirs), std)
     cfg = ModelConfig(**OUR_PLAIN, n_layers=2, norm_eps=1e-6, qkv_bias=True)
-    return reference, cfg, common(reference.state_dict(), 2)
+    return reference, cfg
 
 
 def olmo2(std):
@@ -451,10 +317,7 @@ def olmo2(std):
     reference = randomised(tf.Olmo2ForCausalLM(theirs), std)
     norms = {"pre_norms": False, "post_norms": True, "qk_norm": "rms_all_heads"}
     cfg = ModelConfig(**OUR_PLAIN, n_layers=2, **norms)
-    after = {name: ours for name, ours in FOUR_NORMS.items() if "post" in ours}
-    ours = common(reference.state_dict(), 2, after)
-    by_head = ("q_norm.weight", "k_norm.weight")
-    return reference, cfg, {n: w.view(-1, 8) if n.endswith(by_head) else w for n, w in ours.items()}
+    return reference, cfg
 
 
 HALF_TURNING = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
@@ -466,7 +329,7 @@ def stablelm(std):
     )
     reference = randomised(tf.StableLmForCausalLM(theirs), std)
     cfg = ModelConfig(**OUR_PLAIN, n_layers=2, norm="layer", rope=Rope(fraction=0.5))
-    return reference, cfg, common(reference.state_dict(), 2)
+    return reference, cfg
 
 
 def deepseek_v2(std):
@@ -500,7 +363,7 @@ def deepseek_v2(std):
         route_scale=3.0,
     )
     cfg = ModelConfig(
-        **OURS | {"n_kv_heads": 4},
+        **OURS | {"n_kv_heads": 4, "head_dim": 10},
         n_layers=3,
         norm_eps=1e-6,
         latent=Latent(kv_rank=12, nope_dim=6, rope_dim=8, v_dim=10),
@@ -508,7 +371,34 @@ def deepseek_v2(std):
         ffn_pattern="m",
         n_dense_first=1,
     )
-    return reference, cfg, latent_names(reference.state_dict(), cfg)
+    return reference, cfg
+
+
+def mistral(std):
+    theirs = tf.MistralConfig(**SIZES, num_hidden_layers=2, sliding_window=5, rms_norm_eps=1e-5)
+    reference = randomised(tf.MistralForCausalLM(theirs), std)
+    return reference, ModelConfig(**OURS, n_layers=2, pattern="W", window=5)
+
+
+def mixtral(std):
+    theirs = tf.MixtralConfig(
+        **PLAIN,
+        num_hidden_layers=2,
+        num_local_experts=6,
+        num_experts_per_tok=2,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )
+    reference = randomised(tf.MixtralForCausalLM(theirs), std)
+    moe = MoE(n_experts=6, n_active=2, d_ff=48)
+    cfg = ModelConfig(**OUR_PLAIN, n_layers=2, rope=Rope(theta=1e6), moe=moe, ffn_pattern="m")
+    return reference, cfg
+
+
+def phi3(std):
+    theirs = tf.Phi3Config(**PLAIN, num_hidden_layers=2, sliding_window=5, pad_token_id=None)
+    reference = randomised(tf.Phi3ForCausalLM(theirs), std)
+    return reference, ModelConfig(**OUR_PLAIN, n_layers=2, pattern="W", window=5)
 
 
 FAMILIES = {
@@ -516,6 +406,6 @@ FAMILIES = {
     for family in (
         *(gpt2, llama2, llama3, llama3_1, gemma2, gemma3),
         *(qwen3, qwen3_moe, gpt_oss, deepseek_v3, llama4),
-        *(qwen2, olmo2, stablelm, deepseek_v2),
+        *(qwen2, olmo2, stablelm, deepseek_v2, mistral, mixtral, phi3),
     )
 }

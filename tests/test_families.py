@@ -12,12 +12,17 @@ from helpers.families import (
     GPT2_124M,
     LLAMA2_7B,
     LLAMA3_8B,
+    RELATIVES,
+    choices,
     difference,
     embedding_parameters,
     flops_per_token,
+    in_words,
     kv_bytes,
     kv_bytes_per_token,
+    matched,
     parameters,
+    shown,
     tiny,
     training_bytes,
 )
@@ -257,3 +262,77 @@ def test_windows_and_chunks_make_long_sequences_cheaper():
 
 def test_training_takes_sixteen_bytes_a_parameter():
     assert training_bytes(GPT2_124M) == 16 * 124_439_808
+
+
+# ---------------------------------------------------------------- the tree
+
+
+def test_everyone_but_the_first_has_a_relative_in_the_catalogue():
+    assert [*RELATIVES] == [*CATALOGUE][1:]
+    assert set(RELATIVES.values()) <= set(CATALOGUE)
+
+
+@pytest.mark.parametrize("name, relative", RELATIVES.items())
+def test_no_one_in_the_catalogue_is_closer_than_the_relative_by_more_than_three(name, relative):
+    """The tree follows history; it must not be far from the shortest tree."""
+    earlier = [*CATALOGUE][: [*CATALOGUE].index(name)]
+    distances = {other: len(choices(CATALOGUE[other], CATALOGUE[name])) for other in earlier}
+    assert distances[relative] <= min(distances.values()) + 3
+
+
+def test_choices_are_differences_that_are_no_sizes():
+    names = [name for name, *_ in choices(GPT2_124M, LLAMA2_7B)]
+    assert names == ["norm", "mlp", "bias", "rope", "learned_positions", "tie_embeddings"]
+    assert choices(CATALOGUE["GPT-OSS 20B"], CATALOGUE["GPT-OSS 120B"]) == []
+
+
+def test_fewer_key_heads_are_a_choice_and_more_heads_of_both_kinds_are_none():
+    assert choices(LLAMA2_7B, CATALOGUE["Llama 2 70B"]) == [("n_kv_heads", 32, 8)]
+    assert choices(LLAMA2_7B, replace(LLAMA2_7B, n_heads=64, n_kv_heads=64)) == []
+
+
+@pytest.mark.parametrize("change", [{"mlp": "swiglu"}, {"n_kv_heads": 2}, {"norm": "rms"}])
+def test_matched_comes_as_close_as_one_more_in_d_ff_can(change):
+    small = tiny(GPT2_124M)
+    found = matched(replace(small, **change), parameters(small))
+    off = abs(parameters(found) - parameters(small))
+    for step in (-1, 1):
+        near = replace(found, d_ff=found.d_ff + step)
+        assert off <= abs(parameters(near) - parameters(small))
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (131072, "131,072"),
+        (True, "True"),
+        (None, "None"),
+        (0.0625, "0.0625"),
+        ("swiglu", "swiglu"),
+        (Rope(), "Rope()"),
+        (Rope(theta=500_000.0, scaling="yarn"), "Rope(theta=5e+05, scaling=yarn)"),
+        (MoE(n_experts=8, n_active=2, d_ff=4096), "MoE(n_experts=8, n_active=2, d_ff=4,096)"),
+    ],
+)
+def test_a_field_is_shown_in_short(value, text):
+    assert shown(value) == text
+
+
+def test_words_of_gpt2_and_gpt_oss():
+    old, new = in_words(GPT2_124M), in_words(CATALOGUE["GPT-OSS 120B"])
+    assert old["attention"] == (["a key for each head", "biases"], "12 heads of 64")
+    assert new["attention"][0] == [
+        "a key for 8 heads",
+        "rotary positions, base 150,000",
+        "stretched by 32",
+        "sees 128 tokens in 1 of 2 layers",
+        "sinks",
+        "biases",
+    ]
+    assert new["MLP"][1] == "4 of 128 experts, 2,880 wide"
+    assert old["norm after MLP"] == ([], "") and old["MLP"][0] == ["GELU", "biases"]
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_words_speak_of_the_same_parts_for_every_model(name):
+    assert [*in_words(CATALOGUE[name])] == [*in_words(GPT2_124M)]

@@ -3,6 +3,7 @@
 import math
 from dataclasses import fields, replace
 from functools import lru_cache
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -10,7 +11,16 @@ from torch.nn.functional import cross_entropy
 
 from helpers.config import Latent, ModelConfig, MoE, Rope
 from helpers.data import document_mask, positions
-from helpers.model import Cache, Decoder, RMSNorm, attend, attend_fast, rotate
+from helpers.model import (
+    Cache,
+    Decoder,
+    RMSNorm,
+    attend,
+    attend_fast,
+    attention_weights,
+    rotate,
+)
+from helpers.weights import from_pretrained
 from tests.reference import FAMILIES, T, V
 
 MILD, STRONG = 0.05, 0.4  # each scale of weights hides what the other shows
@@ -43,7 +53,10 @@ def one_thread():
 @lru_cache
 def case(family, std):
     """(our config, our weights, tokens, the reference's logits)."""
-    reference, cfg, weights = FAMILIES[family](std)
+    reference, cfg = FAMILIES[family](std)
+    with TemporaryDirectory() as folder:
+        reference.save_pretrained(folder)
+        weights = from_pretrained(folder).state_dict()
     tokens = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         return cfg, weights, tokens, reference(input_ids=tokens).logits
@@ -488,3 +501,43 @@ def test_a_part_that_cannot_be_is_refused(part, sentence):
 def test_a_pattern_is_spelled_out_layer_by_layer():
     cfg = replace(SMALL, n_layers=7, pattern="WWG", window=9)
     assert [layer.window for layer in cfg.layers()] == [9, 9, None, 9, 9, None, 9]
+
+
+# ---------------------------------------------------------------- who looks at whom
+
+
+@torch.no_grad()
+def test_attention_weights_worked_by_hand():
+    """One block without positions: weights are the masked softmax of q·k / sqrt(D)."""
+    model = Decoder(replace(SMALL, n_layers=1, rope=None, n_kv_heads=4, init_std=0.4)).double()
+    tokens = torch.tensor([[5, 9, 5]])
+    attention, x = model.blocks[0].attn, model.blocks[0].attn_norm(model.tok_emb(tokens))
+    q, k = (w(x).view(1, 3, 4, 8).transpose(1, 2) for w in (attention.wq, attention.wk))
+    future = torch.ones(3, 3, dtype=torch.bool).triu(1)
+    expected = (q @ k.mT / 8**0.5).masked_fill(future, -math.inf).softmax(dim=-1)
+    [found] = attention_weights(model, tokens)
+    assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_attention_weights_are_shares_of_what_may_be_seen(family):
+    cfg, weights, tokens, _ = case(family, STRONG)
+    model = decoder(cfg, weights)
+    before = model(tokens)
+    looks = attention_weights(model, tokens)
+    assert torch.equal(model(tokens), before)  # the model is left as it was
+    for layer, found in zip(cfg.layers(), looks):
+        assert found.shape == (2, cfg.n_heads, T, T) and found.triu(1).sum() == 0
+        sums = found.sum(dim=-1)
+        assert sums.max() < 1.0001 and (sums.min() < 0.9) == cfg.sinks
+        assert layer.window is None or found.tril(-layer.window).sum() == 0
+
+
+@torch.no_grad()
+def test_attention_weights_fall_back_after_an_error():
+    model = Decoder(SMALL)
+    own = model.blocks[0].attn.attend
+    with pytest.raises(ValueError, match="were they made by another tokenizer"):
+        attention_weights(model, torch.tensor([[V]]))
+    assert model.blocks[0].attn.attend is own

@@ -15,11 +15,11 @@ from tests import lint
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    "config families sources tokenizer world data model generate train weights lora align "
-    "plots widgets check"
+    "config families sources tokenizer world data model generate published weights runs recipe "
+    "train lora align plots widgets check"
 ).split()
 MODULES = sorted(path.stem for path in (ROOT / "helpers").glob("*.py") if path.stem != "__init__")
-MAY_PRINT = {"sources", "check"}
+MAY_PRINT = {"sources", "train", "check"}
 FAMILY_FREE = [name for name in ("config", "model") if name in MODULES]
 FAMILIES = re.compile(r"gpt|llama|gemma|deepseek|qwen|mistral|mixtral|smollm", re.IGNORECASE)
 # The homes of people, and where a kernel keeps its cells, at the start of a path.

@@ -1,0 +1,390 @@
+"""Weights in files: our own format, one file; and folders as transformers reads and writes them.
+
+A file is written whole or not at all, and nothing is ever unpickled. What a file holds wrongly is
+refused in one sentence that names the tensor and the shapes. How published names, layouts and
+configs translate into ours is said in `published`; lesson 08 opens real weights.
+"""
+
+import json
+import os
+import re
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from helpers.config import ModelConfig, as_dict, from_dict
+from helpers.model import Decoder
+from helpers.published import Family, Rule, read_config, rules, write_config
+from helpers.tokenizer import Tokenizer
+
+ASSETS = Path(__file__).parents[1] / "assets"
+STORIES = {"en": "English", "pt": "Portuguese", "both": "both languages"}
+
+# ---------------------------------------------------------------- one file
+
+
+def write(file: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes one safetensors file under a temporary name, then renames it: never half a file."""
+    file = Path(file)
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {file.parent}: make it, then save again")
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata)
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, file)
+    except SafetensorError as error:
+        raise OSError(f"{file} could not be written, what was there is whole: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a safetensors file; ValueError if it is none, or cut short."""
+    with _opened(file) as opened:
+        # A copy, since the file may be written anew while its tensors are in use.
+        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
+        return tensors, opened.metadata() or {}
+
+
+@contextmanager
+def _opened(file: str | Path):
+    """The safetensors file, its tensors not yet read."""
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ValueError(f"{file} is cut short or no safetensors file ({error})") from None
+
+
+# ---------------------------------------------------------------- our own format
+
+
+def save(model: Decoder, file: str | Path) -> None:
+    """Writes weights and config into one file, for `load`; tied embeddings once."""
+    config = json.dumps(as_dict(model.cfg))
+    write(file, {name: p.detach() for name, p in model.named_parameters()}, {"config": config})
+
+
+def load(file: str | Path, dtype: torch.dtype | None = None) -> Decoder:
+    """The decoder that `save` wrote, in the file's dtypes or in this one.
+
+    ValueError names a tensor that is missing, too many, or of another shape than the config says.
+    """
+    tensors, metadata = read(file)
+    if "config" not in metadata:
+        raise ValueError(f"{file} holds no config: was it written by weights.save?")
+    model = empty_decoder(from_dict(json.loads(metadata["config"])))
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    _require_names(set(shapes), set(tensors), file)
+    for name, shape in shapes.items():
+        _require_shape(name, tuple(tensors[name].shape), shape, file)
+    return fill(model, {name: t.to(dtype or t.dtype) for name, t in tensors.items()})
+
+
+def story_model(language: str = "en") -> tuple[Decoder, Tokenizer]:
+    """The course's own trained model of stories, in 32 bits, and its tokenizer.
+
+    It speaks English ("en"), Portuguese ("pt") or both ("both"); one tokenizer serves all three.
+    """
+    if language not in STORIES:
+        known = ", ".join(f'"{key}" ({name})' for key, name in STORIES.items())
+        raise ValueError(f"there is no story model for {language!r}: choose {known}")
+    model = load(ASSETS / f"story_{language}.safetensors", torch.float32)
+    return model.eval(), Tokenizer.load(ASSETS / "story_tokenizer.json")
+
+
+class Unfilled(TorchFunctionMode):
+    """Inside, no tensor is filled with random numbers."""
+
+    # Those without memory would not be filled anyway; but the first time, torch would load its
+    # compiler for it: seconds, and as much memory as a small model.
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is nn.init.normal_:
+            return [*args, *kwargs.values()][0]
+        return function(*args, **(kwargs or {}))
+
+
+def empty_decoder(cfg: ModelConfig) -> Decoder:
+    """A decoder that has shapes but no numbers yet, and so takes no memory."""
+    with torch.device("meta"), Unfilled():
+        return Decoder(cfg)
+
+
+def fill(model: Decoder, tensors: dict[str, Tensor]) -> Decoder:
+    """The empty decoder with these tensors as its weights; they are taken, not copied."""
+    if model.cfg.tie_embeddings:
+        tensors["lm_head.weight"] = tensors["tok_emb.weight"]
+    model.load_state_dict(tensors, assign=True)
+    if model.cfg.tie_embeddings:  # one parameter again, not two with the same memory
+        model.lm_head.weight = model.tok_emb.weight
+    return model
+
+
+def _require_names(wanted: set[str], found: set[str], where) -> None:
+    for names, problem in ((wanted - found, "lacks"), (found - wanted, "should not have")):
+        if names:
+            first, others = min(names), len(names) - 1
+            more = f" and {others} more" if others else ""
+            raise ValueError(f"{where} {problem} the tensor {first}{more}: its config says so")
+
+
+def _require_shape(name: str, found: tuple, wanted: tuple, where) -> None:
+    if found != wanted:
+        raise ValueError(f"{where}: {name} has shape {found}, but its config makes it {wanted}")
+
+
+# ---------------------------------------------------------------- MXFP4
+
+FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
+PAIRS = torch.tensor([[FP4[byte & 15], FP4[byte >> 4]] for byte in range(256)]).bfloat16()
+
+
+def decode_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """The numbers in blocks (..., n, 16) and scales (..., n), both uint8: (..., 32 n) bfloat16.
+
+    A byte holds two numbers of 4 bits, the low one first; 32 numbers share a power of two (OCP
+    Microscaling Formats, version 1.0: E2M1 numbers, E8M0 scales). Nothing is rounded.
+    """
+    if blocks.shape[:-1] != scales.shape or blocks.shape[-1] != 16:
+        raise ValueError(
+            f"blocks have shape {tuple(blocks.shape)}, scales {tuple(scales.shape)}: "
+            "give (..., n, 16) and (..., n)"
+        )
+    numbers = PAIRS.to(blocks.device)[blocks.int()].flatten(-2)  # (..., n, 32)
+    return torch.ldexp(numbers, scales.int()[..., None] - 127).flatten(-2)
+
+
+# ---------------------------------------------------------------- a published folder, read
+
+
+def from_pretrained(folder: str | Path, dtype: torch.dtype | None = None) -> Decoder:
+    """The decoder in a folder as transformers writes it, in the files' dtypes or in this one.
+
+    config.json and safetensors, in one file or several. Tensors are read one at a time, so that
+    memory holds the model and one tensor more. ValueError and FileNotFoundError say what is wrong.
+    """
+    folder = Path(folder)
+    said = _read_json(folder / "config.json")
+    _require_readable(said, folder)
+    family, cfg = read_config(said)
+    shelf = Shelf(folder, family)
+    model = empty_decoder(replace(cfg, name=folder.resolve().name))
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = _found(rules(family, cfg, shapes), shelf, shapes)
+    _require_no_others(found, shelf, cfg)
+    tensors = {}
+    for rule in found:
+        tensors |= _ours(rule, shelf, shapes, dtype)
+    return fill(model, tensors)
+
+
+def _read_json(file: Path) -> dict:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"there is no {file.name} in {file.parent}: is it a model's folder?"
+        )
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is cut short or no JSON table ({error})") from None
+
+
+def _require_readable(said: dict, folder: Path) -> None:
+    method = (said.get("quantization_config") or {}).get("quant_method", "mxfp4")
+    if method != "mxfp4":
+        raise ValueError(
+            f"the weights in {folder} are quantized as {method}, and only mxfp4 is decoded here: "
+            "fetch a version in bfloat16"
+        )
+
+
+class Shelf:
+    """The tensors of a published folder by the names of the tables, read one at a time."""
+
+    def __init__(self, folder: Path, family: Family):
+        self.folder, self.family = folder, family
+        self.places = {}  # by name: the file, and the name there
+        for file in _files(folder):
+            with _opened(file) as opened:
+                self.places |= {self._renamed(name): (file, name) for name in opened.keys()}
+        blocks = {name.removesuffix("_blocks") for name in self.places if name.endswith("_blocks")}
+        self.packed = {name for name in blocks if f"{name}_scales" in self.places}
+        parts = {f"{name}_{part}" for name in self.packed for part in ("blocks", "scales")}
+        self.names = self.packed | self.places.keys() - parts
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, if it is not packed still on disk: its numbers come as they are used.
+
+        Its file is opened for it alone, so that memory does not fill with what was read before.
+        """
+        if name in self.packed:
+            blocks, scales = self._read(f"{name}_blocks"), self._read(f"{name}_scales")
+            return decode_mxfp4(blocks, scales).mT  # packed along the other axis
+        return self._read(name)
+
+    def _read(self, name: str) -> Tensor:
+        file, name_there = self.places[name]
+        with _opened(file) as opened:
+            return opened.get_tensor(name_there)
+
+    def _renamed(self, name: str) -> str:
+        for start, ours in self.family.renamed.items():
+            if name.startswith(start):
+                return ours + name.removeprefix(start)
+        return name
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files of the folder: the only one, or those that the index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        files = {folder / name for name in _read_json(index).get("weight_map", {}).values()}
+        gone = sorted(file.name for file in files if not file.is_file())
+        if gone:
+            raise FileNotFoundError(f"{index} names {gone[0]}, which is not there: fetch it again")
+        return sorted(files)
+    pickles = sorted(f.name for kind in ("*.bin", "*.pt", "*.pth") for f in folder.glob(kind))
+    if pickles:
+        raise ValueError(
+            f"{folder} holds a pickle ({pickles[0]}), and nothing is unpickled here: "
+            "save the weights as safetensors with transformers' save_pretrained"
+        )
+    raise FileNotFoundError(f"there is no model.safetensors in {folder}, and no index of several")
+
+
+def _found(table: list[Rule], shelf: Shelf, shapes: dict[str, tuple]) -> list[Rule]:
+    """The rules whose tensor is there; ValueError if they do not give all of ours."""
+    found = [rule for rule in table if rule.theirs in shelf.names]
+    missing = shapes.keys() - {name for rule in found for name in rule.ours}
+    lacking = [rule.theirs for rule in table if not missing.isdisjoint(rule.ours)]
+    if lacking:
+        raise ValueError(
+            f"{shelf.folder} lacks the tensor {lacking[0]}, of which its config.json speaks"
+        )
+    return found
+
+
+def _require_no_others(found: list[Rule], shelf: Shelf, cfg: ModelConfig) -> None:
+    known = {rule.theirs for rule in found}
+    known |= {"lm_head.weight"} if cfg.tie_embeddings else set()
+    ignored = re.compile(shelf.family.ignored.replace("{n_layers}", str(cfg.n_layers)))
+    others = sorted(name for name in shelf.names - known if not ignored.search(name))
+    if others:
+        raise ValueError(
+            f"{shelf.folder} holds {others[0]}, a tensor for which its config.json has no place"
+        )
+
+
+def _ours(rule: Rule, shelf: Shelf, shapes: dict[str, tuple], dtype) -> dict[str, Tensor]:
+    """Our tensors out of a published one, in memory of their own."""
+    theirs, wanted = shelf.read(rule.theirs), [shapes[name] for name in rule.ours]
+    try:
+        parts = list(rule.layout.apart(theirs))
+    except (RuntimeError, ValueError, IndexError):  # it cannot even be taken apart
+        parts = []
+    if [tuple(part.shape) for part in parts] != wanted:
+        raise ValueError(
+            f"{shelf.folder}: {rule.theirs} has shape {tuple(theirs.shape)}, which does not make "
+            f"the {wanted[0]} of {rule.ours[0]} that its config.json speaks of"
+        )
+    return {
+        name: torch.empty(part.shape, dtype=dtype or part.dtype).copy_(part)
+        for name, part in zip(rule.ours, parts)
+    }
+
+
+# ---------------------------------------------------------------- a published folder, written
+
+
+def save_pretrained(
+    model: Decoder,
+    folder: str | Path,
+    model_type: str | None = None,
+    max_shard_bytes: float = 5e9,
+) -> None:
+    """Writes config.json and safetensors, in several files above this size, for transformers.
+
+    As the first architecture that can say all of the config, or as this model_type; ValueError if
+    none can. What was in the folder is replaced when all is written, not before.
+    """
+    said = write_config(model.cfg, model_type)
+    family, cfg = read_config(said)
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    shards = _shards(_covering(rules(family, cfg, weights)), weights, max_shard_bytes)
+    said["dtype"] = str(model.tok_emb.weight.dtype).removeprefix("torch.")
+    with _replacing(Path(folder)) as part:
+        for name, shard in shards.items():
+            tensors = {r.theirs: r.layout.together([weights[n] for n in r.ours]) for r in shard}
+            write(part / name, tensors, {"format": "pt"})
+        if len(shards) > 1:
+            _write_json(part / "model.safetensors.index.json", _index(shards, weights))
+        _write_json(part / "config.json", said)
+
+
+def _covering(tables: list[Rule]) -> list[Rule]:
+    """The first rule for each of our tensors: where there are two ways to write it, one."""
+    chosen, covered = [], set()
+    for rule in tables:
+        if rule.ours[0] not in covered:
+            chosen.append(rule)
+            covered.update(rule.ours)
+    return chosen
+
+
+def _shards(chosen: list[Rule], weights: dict[str, Tensor], limit: float) -> dict[str, list[Rule]]:
+    """The rules by file, each file up to this many bytes, or with one tensor that is larger."""
+    groups, room = [[]], limit
+    for rule in chosen:
+        size = _n_bytes(rule, weights)
+        if groups[-1] and size > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(rule)
+        room -= size
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    n = len(groups)
+    return {f"model-{i:05}-of-{n:05}.safetensors": group for i, group in enumerate(groups, 1)}
+
+
+def _n_bytes(rule: Rule, weights: dict[str, Tensor]) -> int:
+    return sum(weights[name].nbytes for name in rule.ours)
+
+
+def _index(shards: dict[str, list[Rule]], weights: dict[str, Tensor]) -> dict:
+    """What model.safetensors.index.json says."""
+    size = sum(_n_bytes(rule, weights) for shard in shards.values() for rule in shard)
+    where = {rule.theirs: name for name, shard in shards.items() for rule in shard}
+    return {"metadata": {"total_size": size}, "weight_map": where}
+
+
+def _write_json(file: Path, values: dict) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _replacing(folder: Path):
+    """A folder to write into; if all went well, what is in it moves to `folder` at the end."""
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder.parent}: make it, then save again")
+    with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.", suffix=".part") as part:
+        yield Path(part)
+        folder.mkdir(exist_ok=True)
+        new = sorted(Path(part).iterdir(), key=lambda file: file.suffix)  # tables, then tensors
+        for file in reversed(new):
+            os.replace(file, folder / file.name)
+        for old in set(folder.glob("model*.safetensors*")) - {folder / file.name for file in new}:
+            old.unlink()  # of other weights, or of these cut another way
