@@ -108,6 +108,32 @@ class Value:
         return "not it"
 
 
+@dataclass(frozen=True)
+class Labels:
+    """An exercise whose answer names each of several things: {"A": a choice, "B": another, …}.
+
+    `choices` are all the words to choose from; a wrong one gets the hint of the right one.
+    """
+
+    expected: dict[str, str]
+    choices: Sequence[str]
+    hints: dict[str, str]  # by the right choice: what it looks like
+
+    def __call__(self, answer) -> str | None:
+        if not isinstance(answer, dict) or answer.keys() != self.expected.keys():
+            return f"give one choice for each of {', '.join(self.expected)}: {shown(answer)}"
+        for name, given in answer.items():
+            if given is None or given is ...:
+                raise NotYet(f"say what happened in {name}, and in every other one")
+            if given not in self.choices:
+                return f"{name}: {shown(given)} is none of {', '.join(self.choices)}"
+        return next(filter(None, (self._problem(*pair) for pair in answer.items())), None)
+
+    def _problem(self, name: str, given: str) -> str | None:
+        right = self.expected[name]
+        return None if given == right else f"{name} is not {given!r}. Hint: {self.hints[right]}"
+
+
 def _outcome(function, inputs: tuple):
     """What the function returns, or the exception that it raises (the stop button's included)."""
     try:
@@ -150,7 +176,8 @@ def same(got, expected) -> bool:
     if isinstance(expected, list | tuple):
         return len(got) == len(expected) and all(map(same, got, expected))
     if isinstance(expected, Number):
-        return math.isclose(got, expected, rel_tol=1e-4, abs_tol=1e-6)
+        both_nan = got != got and expected != expected
+        return both_nan or math.isclose(got, expected, rel_tol=1e-4, abs_tol=1e-6)
     return got == expected
 
 
@@ -160,6 +187,8 @@ def told(got, expected) -> str:
         return "was stopped: is there a loop that never ends?"
     if isinstance(got, BaseException):
         return f"raises {_raised(got)}"
+    if isinstance(got, Tensor) and got.ndim == 0 and not isinstance(expected, Tensor):
+        got = got.item()
     if kind(got) != kind(expected):
         return f"gives {kind(got)}, expected {kind(expected)}"
     if isinstance(got, Tensor) and got.shape != expected.shape:
@@ -230,6 +259,23 @@ CAUSAL = torch.ones(2, 3, 3, dtype=torch.bool).tril()
 FIRST_COMES_BACK = "the first token comes back at the end: the last target is unknown, -100"
 WRONG_SIDE = "that is the left neighbour: the target of a token comes after it"
 LAST = "the last token has no right neighbour, but it stays"
+SCORES = torch.tensor([[1.0, 2.0, 3.0], [0.0, 2.0, 1.0], [2.0, 0.0, 1.0]])
+PAST = torch.ones(3, 3, dtype=torch.bool).tril()
+SHARES = SCORES.softmax(dim=-1)  # as if there were no mask
+FOUR = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
+QUARTER_AND_HALF = torch.tensor([[0.0, 0.0], [math.pi / 2, math.pi]])  # turns of the two pairs
+# Probabilities of three tokens at three positions; as logits, each row is moved by some number.
+CHANCES = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+MOVED = CHANCES.log() + torch.tensor([[1.0], [0.0], [-2.0]])
+NO_INDEX = "-100 is no token: leave those positions out before you look anything up"
+UNSORTED = torch.tensor([0.1, 0.5, 0.15, 0.25])
+DAYS = 6 * 1e9 * 20e9 / (8 * 1e15 * 0.4) / 86400
+PLACES = torch.arange(5)
+IN_TWOS = (PLACES[:, None] // 2 == PLACES[None, :] // 2).tril()  # chunks of 2
+FROM_ONE = ((PLACES[:, None] + 1) // 2 == (PLACES[None, :] + 1) // 2).tril()
+ROUTED = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 3.0]])
+TWO_BEST = torch.tensor([[True, True, False, False], [False, False, True, True]])
+CHOSEN_ONLY = ROUTED.masked_fill(~TWO_BEST, -math.inf).softmax(dim=-1)
 
 EXERCISES = {
     # merge_pair(ids, pair, new_id): the ids, every occurrence of the pair replaced by new_id
@@ -352,5 +398,349 @@ EXERCISES = {
             ],
         ),
         Case((torch.tensor([[7, 7, 3, 3]]),), torch.block_diag(*2 * [CAUSAL[0, :2, :2]])[None]),
+    ),
+    # masked_softmax(scores, mask): weights of the same shape, 0 where the mask is False
+    "03.1": Cases(
+        Case(
+            (SCORES, PAST),
+            SCORES.masked_fill(~PAST, -math.inf).softmax(dim=-1),
+            [
+                (SHARES, "the mask is not used: the future gets weight"),
+                (SHARES * PAST, "a row must sum to 1: mask the scores before the softmax"),
+                ((SCORES * PAST).softmax(dim=-1), "e to the 0 is 1: a score of 0 is still a look"),
+                (
+                    SCORES.masked_fill(PAST, -math.inf).softmax(dim=-1),
+                    "the other way round: the mask is True where a query may look",
+                ),
+                (
+                    SCORES.masked_fill(~PAST, -math.inf).softmax(dim=0),
+                    "each row is one query: softmax over the keys, dim=-1",
+                ),
+                (SCORES.masked_fill(~PAST, -math.inf), "those are the scores: now the softmax"),
+                (TypeError, "~ turns a mask of bools round; `not` and - do not"),
+            ],
+        ),
+        Case(
+            (torch.tensor([[[1000.0, 999.0], [0.0, 0.0]]]), PAST[:2, :2]),
+            torch.tensor([[[1.0, 0.0], [0.5, 0.5]]]),
+            [
+                (
+                    torch.tensor([[[math.nan, math.nan], [0.5, 0.5]]]),
+                    "e to the 1000 is too large for a float: use torch's softmax",
+                )
+            ],
+        ),
+    ),
+    # rotate(x, angles): x (T, D), its pair (x[i], x[i + D/2]) turned by angles (T, D/2)
+    "03.2": Cases(
+        Case(
+            (torch.tensor([[1.0, 0.0]]), torch.tensor([[math.pi / 2]])),
+            torch.tensor([[0.0, 1.0]]),
+            [
+                (torch.tensor([[0.0, -1.0]]), "the other way round: a·cos − b·sin, b·cos + a·sin"),
+                (torch.tensor([[0.0, 0.0]]), "b needs the a from before the turn: keep it"),
+            ],
+        ),
+        Case(
+            (FOUR, QUARTER_AND_HALF),
+            torch.tensor([[1.0, 2.0, 3.0, 4.0], [-3.0, -2.0, 1.0, -4.0]]),
+            [
+                (
+                    torch.tensor([[1.0, 2.0, 3.0, 4.0], [-2.0, 1.0, -3.0, -4.0]]),
+                    "those pairs are neighbours: here a is the first half of x, b the second",
+                ),
+                (
+                    torch.tensor([[1.0, 2.0, 3.0, 4.0], [-3.0, -2.0, -3.0, -4.0]]),
+                    "b needs the a from before the turn: keep it",
+                ),
+                (
+                    torch.tensor([[1.0, 3.0, 2.0, 4.0], [-3.0, 1.0, -2.0, -4.0]]),
+                    "join the halves end to end: torch.cat, not torch.stack",
+                ),
+            ],
+        ),
+    ),
+    # block_parameters(C, F): the numbers of one GPT-2 block, d_model C and d_ff F
+    "03.3": Cases(
+        Case(
+            (10, 40),
+            4 * (10 * 10 + 10) + (2 * 10 * 40 + 40 + 10) + 2 * 2 * 10,
+            [
+                (4 * 10 * 10 + 2 * 10 * 40, "those are the matrices: biases and norms count too"),
+                (4 * 10 * 10 + 2 * 10 * 40 + 40, "each of the six matrices has a bias"),
+                (4 * 110 + 2 * 10 * 40 + 40 + 10, "and the two LayerNorms"),
+                (4 * 110 + 850 + 2 * 10, "a LayerNorm has a weight and a bias for each of C"),
+                (3 * 110 + 850 + 40, "attention has four matrices: wq, wk, wv and wo"),
+                (4 * 110 + 820 + 40, "up has F biases, down has C"),
+                (4 * 110 + 880 + 40, "up has F biases, down has C"),
+                (12 * 110 + 850 + 40, "heads share out C: more heads are not more numbers"),
+            ],
+        ),
+        Case((3, 7), 4 * 12 + 52 + 12, [(4 * 12 + 87 + 12, "F need not be 4C: use F")]),
+    ),
+    # the T at which looking back costs as much as the MLPs, in GPT-2 124M
+    "03.4": Value(
+        6143,
+        tolerance=1.5,
+        mistakes=[
+            (3072, "on average a query of a row sees (T + 1) / 2 keys, not T"),
+            (12288, "each key is used twice: in q·k, and its value in the weighted mean"),
+            (768, "C is not the answer, but near: how many C² does an MLP have?"),
+            (1024, "at T = 1024 looking still costs far less: compare the lines in the figure"),
+        ],
+    ),
+    # mean_loss(logits, targets): (T, V) and (T,) to nats per token; targets of -100 do not count
+    "04.1": Cases(
+        Case(
+            (MOVED, torch.tensor([0, -100, 1])),
+            -(math.log(0.5) + math.log(0.2)) / 2,
+            [
+                (IndexError, NO_INDEX),
+                (RuntimeError, NO_INDEX),
+                (-math.log(0.1) / 3, "divide by the number of targets that count, two here"),
+                (-math.log(0.1), "that is the sum: the loss is the mean"),
+                (math.log(0.1) / 2, "a loss is -log p: turn the sign"),
+                ((1 - math.log(0.1)) / 2, "logits are no log-probabilities yet: log_softmax"),
+                (-math.log2(0.1) / 2, "nats: the natural logarithm, log and not log2"),
+                (-math.log(0.35), "first the logarithm of each probability, then the mean"),
+                (-math.log(0.5 * 0.1) / 2, NO_INDEX),
+            ],
+        ),
+        Case((MOVED, torch.tensor([0, 1, 2])), -math.log(0.5 * 0.8 * 0.6) / 3),
+        Case((1000 * MOVED[:1], torch.tensor([0])), 0.0),
+    ),
+    # top_p(probs, p): (V,) to (V,), the likeliest that together reach p, made to sum to 1
+    "04.2": Cases(
+        Case(
+            (UNSORTED, 0.7),
+            torch.tensor([0.0, 2 / 3, 0.0, 1 / 3]),
+            [
+                (torch.tensor([0.0, 1.0, 0.0, 0.0]), "the token that reaches p stays, too"),
+                (torch.tensor([0.0, 0.5, 0.0, 0.25]), "what stays must sum to 1 again"),
+                (torch.tensor([2 / 3, 1 / 3, 0.0, 0.0]), "each token keeps its place: undo sort()"),
+                (torch.tensor([0.5, 0.25]), "keep the shape: the others get probability 0"),
+                (torch.tensor([2 / 3, 1 / 3]), "keep the shape: the others get probability 0"),
+                (torch.zeros(4), "p is what they reach together, not each by itself"),
+                (torch.zeros(4) / 0, "p is what they reach together, not each by itself"),
+                (torch.tensor([0.1, 0.5, 0.15, 0.0]) / 0.75, "begin with the likeliest: sort"),
+            ],
+        ),
+        Case((UNSORTED, 0.3), torch.tensor([0.0, 1.0, 0.0, 0.0])),
+        Case(
+            (UNSORTED, 0.5),
+            torch.tensor([0.0, 1.0, 0.0, 0.0]),
+            [(torch.tensor([0.0, 2 / 3, 0.0, 1 / 3]), "0.5 is reached by the first alone")],
+        ),
+        Case((UNSORTED, 1.0), UNSORTED),
+    ),
+    # training_days(n_parameters, n_tokens, n_gpus, flops_per_second, utilisation)
+    "04.3": Cases(
+        Case(
+            (1e9, 20e9, 8, 1e15, 0.4),
+            DAYS,
+            [
+                (DAYS / 3, "2 forward and 4 backward: 6 FLOP per parameter and token"),
+                (DAYS * 2 / 3, "the forward pass counts, too: 6 and not 4"),
+                (DAYS * 0.4, "at a utilisation of 0.4 it takes longer than at 1"),
+                (DAYS * 0.4**2, "a low utilisation makes it longer: divide by it"),
+                (DAYS * 8, "the GPUs work at the same time: divide by their number"),
+                (DAYS * 64, "more GPUs, fewer days: divide by their number"),
+                (DAYS * 86400, "those are seconds: a day has 24 * 60 * 60"),
+                (DAYS * 24, "those are hours: a day has 24"),
+            ],
+        ),
+        Case((124e6, 10e9, 1, 100e12, 1.0), 6 * 124e6 * 10e9 / 100e12 / 86400),
+    ),
+    # training_bytes(n_parameters, B, T, vocab_size): float32, AdamW, and the logits
+    "04.4": Cases(
+        Case(
+            (1000, 2, 3, 50),
+            16 * 1000 + 2 * 4 * 2 * 3 * 50,
+            [
+                (16 * 1000 + 4 * 2 * 3 * 50, "the logits have a gradient, as large as they are"),
+                (16 * 1000, "the logits: B·T·V numbers, and their gradient"),
+                (4 * 1000 + 2 * 4 * 300, "gradients and Adam's two moments are numbers, too"),
+                (8 * 1000 + 2 * 4 * 300, "Adam keeps two numbers for each parameter"),
+                (12 * 1000 + 2 * 4 * 300, "weight, gradient, m and v: four numbers each"),
+                (4 * 1000 + 2 * 300, "those are numbers: each takes 4 bytes"),
+                (16 * 1000 + 2 * 300, "the logits' numbers take 4 bytes, too"),
+            ],
+        ),
+        Case((124_439_808, 8, 1024, 50_257), 16 * 124_439_808 + 8 * 8 * 1024 * 50_257),
+    ),
+    # kv_bytes(T, reaches, n_kv_heads, head_dim): 2-byte numbers; reach None: all
+    "03b.1": Cases(
+        Case(
+            (10, [None, 4], 2, 8),
+            14 * 2 * 2 * 8 * 2,
+            [
+                (20 * 2 * 2 * 8 * 2, "a layer with a reach keeps no more than it can see"),
+                (14 * 2 * 8 * 2, "a token leaves two things: a key and a value"),
+                (14 * 2 * 2 * 8, "bytes: each number takes 2"),
+                (14 * 2 * 8, "a key and a value, each number in 2 bytes"),
+                (14 * 2 * 2 * 8 * 4, "2 bytes for each number, not 4"),
+                (14 * 2 * 8 * 2 * 2 * 2, "the layers are counted twice: `reaches` has them all"),
+                (4 * 2 * 2 * 8 * 2, "the layer that sees all keeps T tokens"),
+                (TypeError, "None cannot be compared: treat the layers that see all apart"),
+            ],
+        ),
+        Case((3, [None, 4], 2, 8), 6 * 2 * 2 * 8 * 2, [(448, "never more than T tokens are kept")]),
+        Case((100, [None], 1, 3), 100 * 2 * 3 * 2),
+    ),
+    # chunk_mask(T, chunk): (T, T) bool, True where the query may look at the key
+    "03b.2": Cases(
+        Case(
+            (5, 2),
+            IN_TWOS,
+            [
+                (IN_TWOS | IN_TWOS.mT, "a token may not look ahead: key <= query"),
+                (IN_TWOS.mT, "query down, key across: this is the other way round"),
+                (torch.ones(5, 5, dtype=torch.bool).tril(), "causal, but the chunks are missing"),
+                (
+                    torch.ones(5, 5, dtype=torch.bool).tril().triu(-1),
+                    "that is a window: it slides along, a chunk does not",
+                ),
+                (FROM_ONE, "positions count from 0: the first chunk is 0 to chunk - 1"),
+                (IN_TWOS & ~torch.eye(5).bool(), "a token may look at itself"),
+                (~IN_TWOS, "True means that it *may* look"),
+                (IN_TWOS.int(), "leave the comparison's bools as they are"),
+                (IN_TWOS.float(), "leave the comparison's bools as they are"),
+            ],
+        ),
+        Case((3, 3), PAST),
+        Case((2, 1), torch.eye(2).bool()),
+    ),
+    # route(logits, k): (N, E) weights, a softmax over the k best, 0 elsewhere
+    "03b.3": Cases(
+        Case(
+            (ROUTED, 2),
+            CHOSEN_ONLY,
+            [
+                (
+                    ROUTED.softmax(dim=-1) * TWO_BEST,
+                    "the softmax is over the chosen ones alone: choose first",
+                ),
+                (ROUTED.softmax(dim=-1), "each token visits only k experts: 0 for the others"),
+                (
+                    (ROUTED * TWO_BEST).softmax(dim=-1),
+                    "e to the 0 is 1: a logit of 0 is still chosen",
+                ),
+                (ROUTED * TWO_BEST, "those are logits: now the softmax"),
+                (TWO_BEST.float(), "that says who is chosen: how much does each weigh?"),
+                (TWO_BEST / 2, "the better of the two weighs more: a softmax over them"),
+                (ROUTED.topk(2).values.softmax(dim=-1), "give a weight to every expert, (N, E)"),
+            ],
+        ),
+        Case((ROUTED[:1], 1), torch.tensor([[1.0, 0.0, 0.0, 0.0]])),
+        Case((ROUTED[:, :3], 3), ROUTED[:, :3].softmax(dim=-1)),
+    ),
+    # best_before_stop(val_losses, patience): the place, from 0, of the model to keep
+    "05.1": Cases(
+        Case(
+            ([3.0, 2.5, 2.6, 2.7, 2.0], 2),
+            1,
+            [
+                (
+                    4,
+                    "the run stopped before it could see the last one: two in a row were no better",
+                ),
+                (3, "that is where the run stops: which model is kept?"),
+                (2.5, "give the place of the best loss, not the loss"),
+                (2, "places count from 0"),
+            ],
+        ),
+        Case(
+            ([3.0, 2.0, 2.1, 1.9, 1.95, 1.96, 1.5], 2),
+            3,
+            [
+                (1, "one loss that is no better is not yet two in a row: the count begins anew"),
+                (6, "the run stopped before it could see the last one"),
+            ],
+        ),
+        Case(([2.0, 1.5, 1.0], 3), 2, [(None, "a run that never stops early has a best, too")]),
+        Case(
+            ([2.0, 1.0, 1.0, 0.5], 2),
+            3,
+            [(1, "an equal loss counts against patience, but this was only one of them")],
+        ),
+        Case(([2.0, 1.0, 1.0, 1.0, 0.5], 2), 1, [(4, "a loss as good as the best is no better")]),
+        Case(([2.0], 1), 0),
+    ),
+    # the fresh tokens, in billions, that 16 epochs of 10 billion are worth
+    "05.2": Value(
+        10 * (1 + 15.387756 * (1 - math.exp(-15 / 15.387756))),
+        tolerance=0.5,
+        mistakes=[
+            (160, "that is what is read: repeated text is worth less than fresh text"),
+            (
+                10 * (1 + 15.387756 * (1 - math.exp(-16 / 15.387756))),
+                "the first reading repeats nothing: R is 15",
+            ),
+            (
+                10 * 15.387756 * (1 - math.exp(-15 / 15.387756)),
+                "the first reading counts as well: 1 + …",
+            ),
+            (10.59, "that many times the text: how many billion tokens is it?"),
+            (163.88, "that is the most that any number of epochs could give"),
+        ],
+    ),
+    # optimum(C, A, alpha, B, beta): (N, D) with 6ND = C and the lowest A/N**alpha + B/D**beta
+    "05.3": Cases(
+        Case(
+            (6e6, 8.0, 0.5, 8.0, 0.5),
+            (1e3, 1e3),
+            [
+                ((6e6**0.5, 6e6**0.5), "C is 6ND, not ND"),
+                ((1e3, 6e3), "D is C / (6N)"),
+            ],
+        ),
+        Case(
+            (6e12, 2.0, 0.25, 1.0, 0.75),
+            ((2 / 3) * 1e12**0.75, 1e12 / ((2 / 3) * 1e12**0.75)),
+            [
+                (
+                    ((2 / 3) * 1e12**0.25, 1e12 / ((2 / 3) * 1e12**0.25)),
+                    "N grows with beta / (alpha + beta): the other term's exponent",
+                ),
+                (
+                    (1.5 * 1e12**0.75, 1e12 / (1.5 * 1e12**0.75)),
+                    "G is alpha A over beta B, not the other way round",
+                ),
+                ((2 * 1e12**0.75, 1e12 / (2 * 1e12**0.75)), "G has alpha and beta as factors, too"),
+            ],
+        ),
+        Case(
+            (6e12, 16.0, 0.25, 1.0, 0.25),
+            (256 * 1e6, 1e6 / 256),
+            [((16 * 1e6, 1e6 / 16), "G is a power: 1 / (alpha + beta)")],
+        ),
+    ),
+    # what happened in each of six runs
+    "05.4": Labels(
+        {
+            "A": "learning rate too high",
+            "B": "overfitting",
+            "C": "rotten batches",
+            "D": "answers visible",
+            "E": "another language",
+            "F": "healthy",
+        },
+        choices=(
+            "healthy",
+            "overfitting",
+            "learning rate too high",
+            "learning rate too low",
+            "rotten batches",
+            "answers visible",
+            "another language",
+        ),
+        hints={
+            "learning rate too high": "it hardly gets going, though it takes the largest steps",
+            "overfitting": "training and validation part, and training goes below the floor",
+            "rotten batches": "something leaps, and passes: before and after, it learns as ever",
+            "answers visible": "no text can be learnt to zero so fast: what need not be learnt?",
+            "another language": "from one moment on it learns something else, and forgets",
+            "healthy": "nothing leaps, nothing parts, and it comes closest to the floor",
+        },
     ),
 }

@@ -4,8 +4,10 @@ What comes out has shape (B, T), with every target one place to the right of its
 is in `sources`, making ids in `tokenizer`, training in `train`. Lesson 02 builds all of it by hand.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,7 +37,44 @@ def windows(tokens: Tensor, T: int, stride: int | None = None) -> tuple[Tensor, 
     return both[:, :-1], both[:, 1:]
 
 
-class Batches:
+class Endless:
+    """Batches without an end, whose state is a count.
+
+    Batch k depends only on the seed and on k. So no random generator has to be saved: plain
+    numbers, which any file format can hold. A subclass says what comes `next`, what its `_shape` is
+    that a saved state must fit, and how an epoch is `_shuffled`.
+    """
+
+    seed: int
+    n_given = 0  # batches so far
+    _epoch = _order = None  # what was shuffled last: (seed, epoch), and the order that came out
+
+    def __iter__(self):
+        while True:
+            yield self.next()
+
+    def state_dict(self) -> dict:
+        """What `load_state_dict` needs to go on with exactly the batch that would come next."""
+        return {"n_given": self.n_given, "seed": self.seed, **self._shape()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on from `state`, its seed included. ValueError if it comes from other batches."""
+        for name, here in self._shape().items():
+            if state.get(name) != here:
+                raise ValueError(
+                    f"the saved batches had {name} = {state.get(name)}, these have {here}: "
+                    f"make {type(self).__name__} with the saved values to go on"
+                )
+        self.n_given, self.seed = state["n_given"], state["seed"]
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if self._epoch != (self.seed, epoch):
+            self._epoch = self.seed, epoch
+            self._order = self._shuffled(np.random.default_rng(self._epoch))
+        return self._order
+
+
+class Batches(Endless):
     """Endless batches (inputs, targets), (B, T) int64, from one row of tokens (tensor or memmap).
 
     Without a stride every window starts at a random place. With one, every window of that stride
@@ -50,8 +89,6 @@ class Batches:
             raise ValueError(f"B is {B}: a batch needs at least one sequence")
         self.B, self.T, self.seed, self.stride = B, T, seed, stride
         self.n_windows = count_windows(len(self.tokens), T, step)
-        self.n_given = 0  # batches so far
-        self._epoch, self._order = None, None
 
     def next(self) -> tuple[Tensor, Tensor]:
         """The next (inputs, targets), each (B, T) int64."""
@@ -60,13 +97,6 @@ class Batches:
         places = starts[:, None] + np.arange(self.T + 1)  # (B, T+1)
         both = torch.from_numpy(self.tokens[places].astype(np.int64))
         return both[:, :-1].contiguous(), both[:, 1:].contiguous()
-
-    def __iter__(self):
-        while True:
-            yield self.next()
-
-    # Batch k depends only on the seed and on k. So the state is a count, and no random generator
-    # has to be saved: plain numbers, which any file format can hold.
 
     def _random_starts(self) -> np.ndarray:
         rng = np.random.default_rng((self.seed, self.n_given))
@@ -78,25 +108,8 @@ class Batches:
         parts = [self._order_of(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs)]
         return np.concatenate(parts) * self.stride
 
-    def _order_of(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.n_windows)
-        return self._order
-
-    def state_dict(self) -> dict:
-        """What `load_state_dict` needs to go on with exactly the batch that would come next."""
-        return {"n_given": self.n_given, "seed": self.seed, **self._shape()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Goes on from `state`, its seed included. ValueError if it comes from other batches."""
-        for name, here in self._shape().items():
-            if state.get(name) != here:
-                raise ValueError(
-                    f"the saved batches had {name} = {state.get(name)}, these have {here}: "
-                    "make Batches with the saved values to go on"
-                )
-        self.n_given, self.seed, self._epoch = state["n_given"], state["seed"], None
+    def _shuffled(self, rng) -> np.ndarray:
+        return rng.permutation(self.n_windows)
 
     def _shape(self) -> dict:
         return {"n_tokens": len(self.tokens), "B": self.B, "T": self.T, "stride": self.stride}
@@ -117,6 +130,47 @@ def _require_a_window(tokens, T: int, stride: int) -> None:
             f"the text has {len(tokens)} tokens, one window needs {T + 1}: T = {T} inputs and one "
             "more token for the last target; take a longer text or a smaller T"
         )
+
+
+# ---------------------------------------------------------------- token files
+
+
+def write_tokens(file: str | Path, documents: Iterable[str], tokenizer) -> int:
+    """Writes the documents' ids, each document ended, as one row into a .npy file; how many.
+
+    16 bits per id where the vocabulary allows it, else 32. The file is written whole or not at all.
+    """
+    file, eot = Path(file), tokenizer.eot
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    parts = [np.array([*tokenizer.encode(text), eot], dtype) for text in documents if text]
+    if not parts:
+        raise ValueError("there are no documents: give at least one text")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {file.parent}: make it, then write again")
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as opened:
+            np.save(opened, np.concatenate(parts))
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    return sum(map(len, parts))
+
+
+def read_tokens(file: str | Path) -> np.ndarray:
+    """The row of ids in a .npy file, still on disk: `Batches` reads the windows that it draws."""
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}: make it with write_tokens")
+    try:
+        tokens = np.lib.format.open_memmap(file, mode="r")
+    except ValueError as error:
+        raise ValueError(f"{file} is cut short or no .npy file ({error})") from None
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise ValueError(
+            f"{file} holds {tokens.dtype} {tokens.shape}, not one row of whole numbers"
+        )
+    return tokens
 
 
 # ---------------------------------------------------------------- documents
@@ -178,6 +232,51 @@ def count_cut(targets: Tensor, tokenizer) -> int:
     return int((targets != tokenizer.eot).all(dim=1).sum())
 
 
+POOL = 16  # batches of rows are made of so many batches' rows at a time, sorted by length
+
+
+class RowBatches(Endless):
+    """Endless batches (inputs, targets), (B, longest) int64, from rows (N, T) as `rows` makes them.
+
+    Rows of similar length come together, and a batch is cut after its last target: so little is
+    computed for padding. A row comes once per epoch; N % B of them, drawn anew, are left out.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, B: int, seed: int = 0):
+        _require_rows(inputs, targets)
+        if not 0 < B <= len(inputs):
+            raise ValueError(f"B is {B}, and there are {len(inputs)} rows: take B from 1 to N")
+        self.inputs, self.targets, self.B, self.seed = inputs, targets, B, seed
+        self.lengths = row_lengths(targets)  # (N,)
+        self.n_batches = len(inputs) // B  # in an epoch
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next (inputs, targets), each (B, the longest of these rows) int64."""
+        epoch, place = divmod(self.n_given, self.n_batches)
+        self.n_given += 1
+        chosen = torch.from_numpy(self._order_of(epoch)[place])  # (B,)
+        longest = int(self.lengths[chosen].max())
+        return self.inputs[chosen, :longest].long(), self.targets[chosen, :longest].long()
+
+    def _shuffled(self, rng) -> np.ndarray:
+        """The rows of each batch, (n_batches, B)."""
+        order = rng.permutation(len(self.inputs))[: self.n_batches * self.B]
+        lengths, pool = self.lengths.numpy(), POOL * self.B
+        for start in range(0, len(order), pool):
+            drawn = order[start : start + pool]
+            order[start : start + pool] = drawn[np.argsort(lengths[drawn], kind="stable")]
+        return rng.permutation(order.reshape(self.n_batches, self.B))
+
+    def _shape(self) -> dict:
+        return {"n_rows": len(self.inputs), "T": self.inputs.shape[1], "B": self.B}
+
+
+def row_lengths(targets: Tensor) -> Tensor:
+    """How many positions of each row (N, T) are needed: up to its last target. (N,) int64."""
+    places = torch.arange(1, targets.shape[1] + 1, device=targets.device)
+    return torch.where(targets != IGNORED, places, 0).max(dim=1).values
+
+
 def pack(documents: list[str], tokenizer, T: int) -> tuple[Tensor, Tensor, Tensor]:
     """(inputs, targets, doc_ids), (N, T) int64: documents end to end, only the last row padded.
 
@@ -227,6 +326,15 @@ def _in_rows(ids: list[int], T: int, padding: int) -> Tensor:
 def _require_positions(T: int) -> None:
     if T < 1:
         raise ValueError(f"T is {T}: a row needs at least one position")
+
+
+def _require_rows(inputs: Tensor, targets: Tensor) -> None:
+    if inputs.dim() != 2 or inputs.shape != targets.shape or not len(inputs):
+        shapes = f"{tuple(inputs.shape)} and targets {tuple(targets.shape)}"
+        raise ValueError(f"inputs have shape {shapes}: give rows, (N, T) each, with N above 0")
+    blank = (targets == IGNORED).all(dim=1).nonzero()
+    if len(blank):
+        raise ValueError(f"row {int(blank[0])} has no target: leave it out, nothing can be learnt")
 
 
 def _require_documents(documents: list[str]) -> None:

@@ -6,6 +6,7 @@ time, and the fallback of a lesson whose source cannot be had. Lesson 01 is the 
 """
 
 import atexit
+import csv
 import difflib
 import gzip
 import hashlib
@@ -510,6 +511,27 @@ def offline_tiktoken():
     if not {TIKTOKEN, "DATA_GYM_CACHE_DIR"} & os.environ.keys():
         os.environ[TIKTOKEN] = str(folder)
     return folder
+
+
+def recorded(name):
+    """The rows of assets/sweeps/{name}.csv, one dict per run: its settings and what came out.
+
+    Numbers are numbers, a curve is the list of its values, and what is empty is None.
+    """
+    folder = Path(__file__).parents[1] / "assets" / "sweeps"
+    known = {path.stem: path for path in sorted(folder.glob("*.csv"))}
+    with open(known[_known("sweep", name, known)], newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: _value(key, text) for key, text in row.items()} for row in rows]
+
+
+def _value(key, text):
+    if key.endswith("curve"):
+        return [float(number) for number in text.split()]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text or None
 
 
 # --- python -m helpers.sources ------------------------------------------------------------------

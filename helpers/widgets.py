@@ -4,15 +4,63 @@ Functions whose names end in `_html` return a string and work without any widget
 controls above them. What stands still is in `plots`. Lessons say what to find out by moving.
 """
 
+import cmath
 import re
+from functools import lru_cache
 from html import escape
+from itertools import count
+from textwrap import fill
+from time import perf_counter
 
 import torch
-from ipywidgets import HTML, IntSlider, Layout, Textarea, ToggleButtons, VBox
+from IPython.display import display
+from ipywidgets import (
+    HTML,
+    Button,
+    FloatSlider,
+    IntSlider,
+    Layout,
+    Textarea,
+    ToggleButtons,
+    VBox,
+)
+from matplotlib.figure import Figure
+from torch import Tensor
 
+from helpers.config import ModelConfig
 from helpers.data import windows
-from helpers.plots import COLOURS, FAINT_INK, INK, MARKS, PAPER, TINTS, mix, visible
+from helpers.families import (
+    choices,
+    difference,
+    flops_per_token,
+    kv_bytes,
+    kv_bytes_per_token,
+    parameters,
+    shown,
+)
+from helpers.generate import Sampling, generate, next_token_probs
+from helpers.model import attention_weights
+from helpers.plots import (
+    COLOURS,
+    FAINT_INK,
+    INK,
+    MARKS,
+    PAPER,
+    TINTS,
+    axes_over,
+    UNMARKED,
+    blocks,
+    blocks_height,
+    displays,
+    losses,
+    mix,
+    png,
+    readable,
+    visible,
+)
 from helpers.tokenizer import merge_steps
+from helpers.train import Recipe, Record
+from helpers.world import LeavesTheWorld, World
 
 # ---------------------------------------------------------------- tokens as HTML
 
@@ -187,4 +235,350 @@ def window_explorer(pieces: list, T: int = 4, stride: int = 4) -> VBox:
         lambda T, stride: windows_html(pieces, T, stride),
         T=_slider("T", T, 1, most),
         stride=_slider("stride", stride, 1, most),
+    )
+
+
+# ---------------------------------------------------------------- lesson 03
+
+
+def rotation_html(query: list, key: list, frequencies: list, m: int, n: int) -> str:
+    """The query at position m, the key at n: each pair turned in its circle, and their score.
+
+    Pair i is (x[i], x[i + D/2]) and turns by frequencies[i] radians per position.
+    """
+    turned = {"query": _turned(query, frequencies, m), "key": _turned(key, frequencies, n)}
+    score = sum(a * b for a, b in zip(*turned.values()))
+    circles = "".join(_circle(turned, i, frequency) for i, frequency in enumerate(frequencies))
+    sentence = f"query at {m}, key at {n}, distance {m - n}: <b>score {score:.3f}</b>"
+    words = " ".join(
+        f'<b style="color:{COLOURS[colour]}">{name}</b>'
+        for name, colour in [("query", "train"), ("key", "val")]
+    )
+    return _page(sentence, circles, words)
+
+
+def _turned(x: list, frequencies: list, position: int) -> list[float]:
+    points = zip(x[: len(frequencies)], x[len(frequencies) :])
+    spins = [cmath.exp(1j * position * frequency) for frequency in frequencies]
+    turned = [complex(*point) * spin for point, spin in zip(points, spins)]
+    return [point.real for point in turned] + [point.imag for point in turned]
+
+
+def _circle(vectors: dict, i: int, frequency: float) -> str:
+    """Pair i of each vector as a line from the middle of a circle to a dot, as SVG."""
+    drawn = ""
+    for vector, colour in zip(vectors.values(), (COLOURS["train"], COLOURS["val"])):
+        x, y = 60 + 50 * vector[i], 60 - 50 * vector[i + len(vector) // 2]
+        drawn += f'<line x1="60" y1="60" x2="{x:.1f}" y2="{y:.1f}" stroke="{colour}" '
+        drawn += f'stroke-width="3"></line><circle cx="{x:.1f}" cy="{y:.1f}" r="5" '
+        drawn += f'fill="{colour}"></circle>'
+    ring = '<circle cx="60" cy="60" r="50" fill="none" stroke="#BBBBBB"></circle>'
+    picture = f'<svg width="120" height="120" aria-hidden="true">{ring}{drawn}</svg>'
+    caption = f"<br>pair {i}: {frequency:g} rad per position"
+    return f'<span style="display:inline-block; margin:0 16px">{picture}{caption}</span>'
+
+
+def rotation_explorer(query: list, key: list, frequencies: list, m: int, n: int) -> VBox:
+    """Sliders for the positions m of a query and n of a key; below, both turned, and the score."""
+    return _live(
+        lambda m, n: rotation_html(query, key, frequencies, m, n),
+        m=_slider("query at m", m, 0, 64),
+        n=_slider("key at n", n, 0, 64),
+    )
+
+
+# ---------------------------------------------------------------- lesson 03b
+
+
+def family_html(a: ModelConfig, b: ModelConfig, T: int = 1024) -> str:
+    """Two configs: their blocks side by side, what they cost, and every field that differs."""
+    rows, n_choices = difference(a, b), len({name.split(".")[0] for name, *_ in choices(a, b)})
+    sentence = f"<b>{_many(len(rows), 'field')} differ</b>; choices among them: {n_choices}."
+    words = f"Blocks of {a.name} and {b.name}; the fields that differ stand in the table below."
+    # Not pyplot's figure: a widget may draw in a thread of its own, and pyplot is for one.
+    figure = Figure(figsize=(6, blocks_height(a, b)))
+    picture = png(blocks(figure.subplots(), a, b).figure)
+    image = f'<img src="data:image/png;base64,{picture}" alt="{escape(words)}"/>'
+    head = [escape(cfg.name) for cfg in (a, b)]
+    costs = [[name, *(f"{cost(cfg):,.0f}" for cfg in (a, b))] for name, cost in _costs(T).items()]
+    fields = [[name, *(escape(shown(value)) for value in pair)] for name, *pair in rows]
+    return _page(
+        sentence, image, table_html(["cost", *head], costs), table_html(["field", *head], fields)
+    )
+
+
+def _costs(T: int) -> dict:
+    return {
+        "parameters": parameters,
+        "of these, at work on one token": lambda cfg: parameters(cfg, active=True),
+        f"FLOPs to train on one token (T = {T:,})": lambda cfg: flops_per_token(cfg, T),
+        "bytes of cache for each token": kv_bytes_per_token,
+        "bytes of cache, context full": lambda cfg: kv_bytes(cfg, cfg.context_length),
+    }
+
+
+def family_explorer(catalogue: dict, a: str, b: str) -> VBox:
+    """Two choices among `catalogue` {name: config}, first a and b; below, what differs."""
+    # Buttons and not a list: JupyterLab takes a list's arrow keys for itself, to change cells.
+    pair = [ToggleButtons(options=list(catalogue), value=name) for name in (a, b)]
+    for buttons, description in zip(pair, ("this one", "and that")):
+        buttons.description, buttons.style.button_width = description, "auto"
+    return _live(lambda a, b: family_html(catalogue[a], catalogue[b]), a=pair[0], b=pair[1])
+
+
+def attention_html(pieces: list, weights: Tensor, name: str) -> str:
+    """One head's weights (T, T) over the pieces: query down, key across, darker is more."""
+    before = weights.diagonal(-1).mean() if len(pieces) > 1 else 0.0
+    query, key = divmod(int(weights.tril(-1).argmax()), len(pieces))
+    sentence = (
+        f"<b>{escape(name)}</b>: {before:.0%} of a look goes to the token before, on average. "
+        f"The strongest look back: {letters_html(pieces[query])} at {letters_html(pieces[key])}, "
+        f"{weights[query, key]:.0%}."
+    )
+    names = [letters_html(piece) for piece in pieces]
+    above = "".join(f'<td style="{UPRIGHT}">{name}</td>' for name in names)
+    lines = [f"<tr><td></td>{above}</tr>"]
+    for name, query, row in zip(names, pieces, weights.tolist()):
+        squares = "".join(_square(query, key, weight) for key, weight in zip(pieces, row))
+        lines.append(f'<tr><td style="padding:0 6px; text-align:right">{name}</td>{squares}</tr>')
+    table = f'<table style="{MONO} border-collapse:separate">{"".join(lines)}</table>'
+    return _page(sentence, table)
+
+
+UPRIGHT = "padding:4px 0; writing-mode:vertical-rl; transform:rotate(180deg); white-space:pre"
+
+
+def _square(query, key, weight: float) -> str:
+    """A cell as dark as the weight, which a pointer reads; grey where there is none."""
+    words = escape(f"{visible(query)} at {visible(key)}: {weight:.2f}")
+    colour = mix(PAPER, COLOURS["train"], weight) if weight else UNMARKED
+    look = f"padding:0; min-width:16px; height:16px; background:{colour}"
+    return f'<td title="{words}" style="{look}"></td>'
+
+
+def compute_looks(model, tokenizer, text: str, most: int = 32) -> tuple[list, list[Tensor]]:
+    """(pieces, for each block (H, T, T)): who looks at whom in the first `most` tokens of the text.
+
+    It stands after an <|endoftext|>, as in training.
+    """
+    ids = [tokenizer.eot, *tokenizer.encode(text)][: min(most, model.cfg.context_length)]
+    weights = attention_weights(model, torch.tensor([ids]))
+    return [tokenizer.token_bytes(i) for i in ids], [block[0] for block in weights]
+
+
+def attention_viewer(model, tokenizer, text: str, block: int = 0, head: int = 0) -> VBox:
+    """A text box, and sliders for block and head; below, who looks at whom."""
+
+    @lru_cache(maxsize=8)  # a slider moves, the text stays
+    def looks(text: str):
+        return compute_looks(model, tokenizer, text)
+
+    def render(text: str, block: int, head: int) -> str:
+        pieces, weights = looks(text)
+        return attention_html(pieces, weights[block][head], f"block {block}, head {head}")
+
+    return _live(
+        render,
+        text=Textarea(text, description="text", layout=Layout(width="50em")),
+        block=_slider("block", block, 0, model.cfg.n_layers - 1),
+        head=_slider("head", head, 0, model.cfg.n_heads - 1),
+    )
+
+
+# ---------------------------------------------------------------- lesson 04
+
+
+class LivePlot:
+    """A hook for `train`: the losses so far, drawn anew in one place while the model learns.
+
+    The last drawing stays, as `plots.show` would leave it. `sample(model)`, a text, is written
+    below the curves after each evaluation. Drawing takes at most a fortieth of the time. With
+    `log`, the loss has a logarithmic scale.
+    """
+
+    def __init__(
+        self, recipe: Recipe, landmarks=None, title="", sample=None, log=False, seconds=2.0
+    ):
+        self.recipe, self.landmarks, self.title = recipe, landmarks or {}, title
+        self.sample, self.log, self.seconds = sample, log, seconds
+        self.records, self.handles, self.text, self.due = [], [], "", 0.0
+
+    def __call__(self, record: Record, model) -> None:
+        self.records.append(record)
+        if self.sample and record.val_loss is not None:
+            self.text = self.sample(model)
+        if perf_counter() >= self.due or record.step == self.recipe.steps:
+            start = perf_counter()
+            self._draw()
+            self.due = perf_counter() + max(self.seconds, 40 * (perf_counter() - start))
+
+    def _draw(self) -> None:
+        ax = axes_over(fill(self.text, 80))
+        ax.set_yscale("log" if self.log else "linear")
+        losses(ax, self.records, self._title(), self.landmarks)
+        shown = displays(ax.figure, self.description())
+        if not self.handles:
+            self.handles = [display(data, raw=True, display_id=True) for data, _ in shown]
+        for handle, (data, metadata) in zip(self.handles, shown):
+            handle.update(data, raw=True, metadata=metadata)
+
+    def _title(self) -> str:
+        """How far it is; at the end, what came out."""
+        record, steps = self.records[-1], self.recipe.steps
+        if record.step == steps:
+            loss = record.loss if record.val_loss is None else record.val_loss
+            return self.title or f"{steps:,} steps take the loss to {loss:.2f} nats per token"
+        left = (steps - record.step) * record.seconds / record.step
+        speed = f"{record.tokens_per_second:,.0f} tokens/s"
+        return f"step {record.step:,} of {steps:,}, {speed}, {left:.0f} s left"
+
+    def description(self) -> str:
+        """The figure in words: where the curves begin and end, and the landmarks."""
+        first, last = self.records[0], self.records[-1]
+        measured = [record.val_loss for record in self.records if record.val_loss is not None]
+        parts = [f"train from {first.loss:.2f} to {last.loss:.2f}"]
+        parts += [f"val from {measured[0]:.2f} to {measured[-1]:.2f}"] if measured else []
+        parts += [f"{label} at {y:.2f}" for label, y in self.landmarks.items()]
+        return f"Loss in nats per token over {last.tokens:,} tokens: {', '.join(parts)}."
+
+
+# ---------------------------------------------------------------- lesson 04
+
+
+def next_tokens_html(model, tokenizer, prompt: str, sampling: Sampling, most: int = 12) -> str:
+    """The likeliest next tokens of a prompt: what the model gives them, and `sampling` of that."""
+    ids = _prompt_ids(model, tokenizer, prompt)
+    seen = torch.zeros(1, model.cfg.vocab_size, dtype=torch.bool)
+    seen[0, ids] = True
+    with torch.no_grad():
+        logits = model(torch.tensor([ids]))[:, -1]  # (1, V)
+    plain = logits.softmax(dim=-1)[0]
+    chosen = next_token_probs(logits, sampling, seen)[0]
+    lines = [
+        [letters_html(tokenizer.token_bytes(i)), _bar(plain[i]), _bar(chosen[i])]
+        for i in plain.topk(most).indices.tolist()
+    ]
+    sentence = f"<b>{_many(int((chosen > 0).sum()), 'token')}</b> can come next."
+    return _page(sentence, table_html(["token", "the model", "your choice"], lines))
+
+
+def _prompt_ids(model, tokenizer, prompt: str) -> list[int]:
+    """The prompt after <|endoftext|>; of a long one the end, so that as much can follow."""
+    return [tokenizer.eot, *tokenizer.encode(prompt)][-(model.cfg.context_length // 2) :]
+
+
+def _bar(p) -> str:
+    p, colour = float(p), mix(COLOURS["train"], PAPER, 0.4)
+    bar = f"display:inline-block; height:0.9em; width:{120 * p:.0f}px; background:{colour};"
+    cell = "display:inline-block; width:170px"
+    return f'<span style="{cell}"><span style="{bar}"></span> {p:.3f}</span>'
+
+
+def verdict_html(text: str, language: str = "en") -> str:
+    """The text, what leaves the world of a language underlined, and what is wrong with it."""
+    consistent, grammatical = (where_it_leaves(text, language, remembers) for remembers in (1, 0))
+    if consistent is None:
+        return _page(escape(text), "<b>A story, and one that keeps to itself.</b>")
+    what = "mixes things up" if grammatical is None else "leaves the grammar"
+    at = consistent if grammatical is None else grammatical
+    wrong = f'<u style="color:{readable(COLOURS["val"])}">{escape(text[at:])}</u>'
+    return _page(escape(text[:at]) + wrong, f"<b>It {what}</b> where the line begins.")
+
+
+def where_it_leaves(text: str, language: str = "en", remembers: bool = True) -> int | None:
+    """The letter at which the text stops being a story of the world; None if it is a whole one."""
+    try:
+        World(language, bool(remembers)).parse(text)
+    except LeavesTheWorld as problem:
+        return problem.at
+    return None
+
+
+def sampling_lab(model, tokenizer, prompt: str = "", max_new: int = 110) -> VBox:
+    """A prompt and the choices of `Sampling`: the next token's chances, and stories to generate."""
+    controls = {
+        "prompt": Textarea(prompt, description="prompt", layout=Layout(width="50em", height="3em")),
+        "temperature": _float_slider("temperature", 1.0, 0.0, 2.0),
+        "top_k": _slider("top-k (0: off)", 0, 0, 50),
+        "top_p": _float_slider("top-p (1: off)", 1.0, 0.05, 1.0),
+        "min_p": _float_slider("min-p (0: off)", 0.0, 0.0, 1.0),
+        "repetition_penalty": _float_slider("penalty (1: off)", 1.0, 1.0, 2.0),
+    }
+
+    def render(prompt, **settings):
+        return next_tokens_html(model, tokenizer, prompt, _sampling(settings))
+
+    button, story, seeds = Button(description="Generate"), HTML(), count()
+
+    def write(_=None):
+        settings = {name: control.value for name, control in controls.items()}
+        prompt = settings.pop("prompt")
+        ids = _prompt_ids(model, tokenizer, prompt)
+        room = min(max_new, model.cfg.context_length - len(ids))
+        new = generate(model, [ids], room, _sampling(settings), [tokenizer.eot], next(seeds))
+        story.value = verdict_html(prompt + tokenizer.decode(new[0]))
+
+    button.on_click(write)
+    return VBox([*_live(render, **controls).children, button, story])
+
+
+def _sampling(settings: dict) -> Sampling:
+    """The Sampling that sliders say; 0 stands for no limit where None would."""
+    off = {name: settings[name] or None for name in ("top_k", "min_p")}
+    return Sampling(**(settings | off))
+
+
+def _float_slider(description: str, value: float, least: float, most: float) -> FloatSlider:
+    return FloatSlider(
+        value=value,
+        min=least,
+        max=most,
+        step=0.05,
+        description=description,
+        layout=Layout(width="36em"),
+        style={"description_width": "9em"},
+    )
+
+
+# ---------------------------------------------------------------- lesson 05
+
+
+def sizes_for(law, flops: float, served: float) -> list[tuple[float, float, float]]:
+    """(N, D, loss) for the sizes that a budget can pay for: flops = 6ND + 2N served.
+
+    `law(N, D)` is the loss in nats per token; D the tokens to train on, `served` those to answer.
+    """
+    sizes = (10 ** (5 + k / 40) for k in range(40 * 9))
+    pairs = [(N, (flops / N - 2 * served) / 6) for N in sizes]
+    return [(N, D, law(N, D)) for N, D in pairs if D > N / 1000]
+
+
+def budget_html(law, flops_log: float, served_log: float) -> str:
+    """The best size for a budget of 10^flops_log FLOPs, serving included, and its neighbours."""
+    flops, served = 10**flops_log, 10**served_log
+    found = sizes_for(law, flops, served)
+    if not found:
+        return _page("This budget cannot serve so many tokens with any model: give it more.")
+    best = min(found, key=lambda choice: choice[2])
+    N, D, loss = best
+    sentence = (
+        f"<b>{N:.2g} parameters, {D:.2g} tokens: {D / N:,.0f} tokens per parameter</b>, "
+        f"loss {loss:.3f}. Serving takes {2 * N * served / flops:.0%} of the compute."
+    )
+    at = found.index(best)
+    near = [found[i] for i in range(at - 48, at + 49, 12) if 0 <= i < len(found)]
+    lines = [
+        [f"{n:.2g}", f"{d:.2g}", f"{d / n:,.1f}", f"{y:.3f}", f"{y - loss:+.3f}"]
+        for n, d, y in near
+    ]
+    head = ["parameters", "tokens", "tokens per parameter", "loss", "over the best"]
+    return _page(sentence, table_html(head, lines))
+
+
+def budget_explorer(law, flops_log: float = 24.0, served_log: float = 12.0) -> VBox:
+    """Sliders for a budget and the tokens to serve, as powers of ten; below, the best model."""
+    return _live(
+        lambda flops_log, served_log: budget_html(law, flops_log, served_log),
+        flops_log=_float_slider("FLOPs, 10^", flops_log, 18, 27),
+        served_log=_float_slider("served, 10^", served_log, 6, 16),
     )

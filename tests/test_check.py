@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import data, tokenizer
-from helpers.check import EXERCISES, Case, Cases, Value, check, same, shown, told
+from helpers.check import EXERCISES, Case, Cases, Labels, Value, check, same, shown, told
 
 DOUBLE = Cases(
     Case(([1, 2],), [2, 4], [([1, 2], "nothing is doubled"), (KeyError, "a list has no keys")]),
@@ -143,6 +143,26 @@ def test_a_choice_among_words(line, monkeypatch):
     monkeypatch.setitem(EXERCISES, "word", Value("val", mistakes=[("train", "that one falls")]))
     assert line("val", "word") == "yes: right"
     assert line("train", "word") == "no: 'train' is not it. Hint: that one falls"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"A": "up", "B": "down"}, "yes: right"),
+        ({"B": "down", "A": "up"}, "yes: right"),
+        ({"A": "up", "B": "up"}, "no: B is not 'up'. Hint: it falls"),
+        ({"A": "flat", "B": "up"}, "no: A is not 'flat'. Hint: it rises"),
+        ({"A": "upp", "B": "down"}, "no: A: 'upp' is none of up, down, flat"),
+        ({"A": "up", "B": ...}, "not yet: say what happened in B, and in every other one"),
+        ({"A": "up"}, "no: give one choice for each of A, B: {'A': 'up'}"),
+        ("up", "no: give one choice for each of A, B: 'up'"),
+    ],
+)
+def test_naming_several_things(line, monkeypatch, answer, expected):
+    hints = {"up": "it rises", "down": "it falls"}
+    labels = Labels({"A": "up", "B": "down"}, choices=("up", "down", "flat"), hints=hints)
+    monkeypatch.setitem(EXERCISES, "label", labels)
+    assert line(answer, "label") == expected
 
 
 # ---------------------------------------------------------------- comparing
@@ -302,3 +322,9 @@ def looks_beyond(ids, pair, new_id):
 def test_real_wrong_answers_get_the_hint_for_them(line, key, wrong, hint):
     told = line(wrong, key)
     assert told.startswith("no: ") and hint in told
+
+
+def test_a_nan_where_the_mistake_is_a_nan_gives_its_hint():
+    rows = torch.tensor([[math.nan, 1.0]])
+    assert same(rows, rows.clone())
+    assert not same(rows, torch.tensor([[0.0, 1.0]]))

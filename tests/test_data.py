@@ -1,6 +1,7 @@
 """python -m pytest tests/test_data.py -p no:nbval -o addopts="" """
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,15 +10,19 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from helpers.data import (
     Batches,
+    RowBatches,
     count_cut,
     count_windows,
     document_mask,
     encode,
     pack,
     positions,
+    read_tokens,
+    row_lengths,
     rows,
     split,
     windows,
+    write_tokens,
 )
 
 
@@ -166,6 +171,148 @@ def test_a_state_from_other_batches_is_refused():
         Batches(torch.arange(99), B=2, T=8).load_state_dict(state)
 
 
+# ---------------------------------------------------------------- batches of rows
+
+
+def numbered(lengths, T=9):
+    """Rows whose inputs are all their number; the targets likewise, so many as the length says."""
+    inputs = torch.arange(len(lengths))[:, None].expand(-1, T).contiguous()
+    return inputs, inputs.where(torch.arange(T) < torch.tensor(lengths)[:, None], -100)
+
+
+def test_row_lengths_reach_to_the_last_target():
+    targets = torch.tensor([[1, 2, -100], [-100, 3, -100], [-100, -100, 4], [-100] * 3])
+    assert row_lengths(targets).tolist() == [2, 2, 3, 0]
+
+
+def test_a_batch_of_rows_is_cut_after_its_last_target():
+    inputs, targets = numbered([3, 3, 5, 5])
+    batches = RowBatches(inputs, targets, B=2)
+    given = [batches.next() for _ in range(2)]
+    assert sorted(x.shape[1] for x, _ in given) == [3, 5]
+    for x, y in given:
+        chosen, longest = x[:, 0], x.shape[1]
+        assert torch.equal(x, inputs[chosen, :longest])
+        assert torch.equal(y, targets[chosen, :longest])
+
+
+@pytest.mark.parametrize("B", [1, 4, 10])
+def test_each_epoch_of_row_batches_gives_every_row_once_in_another_order(B):
+    batches = RowBatches(*numbered([1 + i % 9 for i in range(20)]), B=B)
+    epochs = [[r for _ in range(20 // B) for r in batches.next()[0][:, 0].tolist()] for _ in "abc"]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_rows_that_make_no_whole_batch_are_left_out_others_in_each_epoch():
+    batches = RowBatches(*numbered([4] * 11), B=3)
+    left_out = []
+    for _ in range(20):
+        given = torch.cat([batches.next()[0][:, 0] for _ in range(3)]).tolist()
+        assert len(set(given)) == 9
+        left_out.append(frozenset(range(11)) - set(given))
+    assert len(set(left_out)) > 5
+
+
+def test_rows_of_like_length_come_together_so_that_little_padding_is_left():
+    lengths = [1 + 7 * i % 64 for i in range(512)]
+    batches = RowBatches(*numbered(lengths, T=64), B=16)
+    given = [batches.next()[1] for _ in range(32)]
+    padding = sum(int((targets == -100).sum()) for targets in given)
+    assert padding < 0.1 * sum(targets.numel() for targets in given)
+
+
+def test_short_and_long_batches_come_mixed():
+    batches = RowBatches(*numbered([1 + i % 64 for i in range(512)], T=64), B=16)
+    longest = [batches.next()[0].shape[1] for _ in range(32)]
+    rises = sum(a < b for a, b in pairwise(longest))
+    assert 8 < rises < 23  # of 31: sorted, it would be nearly all
+
+
+@pytest.mark.parametrize("k", [0, 2, 5, 9])
+def test_row_batches_go_on_exactly_where_the_state_was_taken(k):
+    first = RowBatches(*numbered([1 + i % 9 for i in range(20)]), B=6, seed=3)
+    some(first, k)
+    state = json.loads(json.dumps(first.state_dict()))
+    second = RowBatches(*numbered([1 + i % 9 for i in range(20)]), B=6)
+    some(second, 2)
+    second.load_state_dict(state)
+    assert some(first, 8) == some(second, 8)
+
+
+def test_a_state_from_other_rows_is_refused():
+    state = RowBatches(*numbered([3] * 8), B=2).state_dict()
+    with pytest.raises(ValueError, match="had n_rows = 8, these have 9: make RowBatches with"):
+        RowBatches(*numbered([3] * 9), B=2).load_state_dict(state)
+
+
+# ---------------------------------------------------------------- token files
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "dtype"), [(27, "uint16"), (65_536, "uint16"), (65_537, "uint32")]
+)
+def test_a_token_file_holds_the_ids_of_encode_in_as_few_bits_as_they_need(
+    tmp_path, vocab_size, dtype
+):
+    tokenizer = Letters()
+    tokenizer.vocab_size = vocab_size
+    file = tmp_path / "tokens.npy"
+    assert write_tokens(file, ["ab", "c"], tokenizer) == 5
+    tokens = read_tokens(file)
+    assert tokens.tolist() == encode(["ab", "c"], tokenizer).tolist()
+    assert isinstance(tokens, np.memmap) and tokens.dtype == dtype
+    assert [*tmp_path.iterdir()] == [file]
+
+
+def test_batches_leave_a_token_file_on_disk(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(100, dtype=np.uint16))
+    tokens = read_tokens(tmp_path / "tokens.npy")
+    batches = Batches(tokens, B=2, T=8)
+    assert np.shares_memory(batches.tokens, tokens)
+    inputs, targets = batches.next()
+    assert torch.equal(targets, inputs + 1)
+
+
+def test_a_token_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    tokenizer = Letters()
+    tokenizer.vocab_size = 27
+    write_tokens(tmp_path / "t", ["abc"], tokenizer)
+    monkeypatch.setattr(np, "save", lambda file, array: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_tokens(tmp_path / "t", ["de"], tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+    assert read_tokens(tmp_path / "t").tolist() == [A, B, C, END]
+
+
+def test_files_that_hold_no_tokens_are_refused_in_one_sentence(tmp_path):
+    np.save(tmp_path / "wide.npy", np.zeros((2, 3), int))
+    np.save(tmp_path / "real.npy", np.zeros(3))
+    np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
+    np.save(tmp_path / "whole.npy", np.arange(1000))
+    np.savez(tmp_path / "zip.npy", np.arange(1000))
+    (tmp_path / "zip.npy.npz").rename(tmp_path / "zip.npy")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "whole.npy").read_bytes()[:-9])
+    (tmp_path / "text.npy").write_text("once upon a time")
+    (tmp_path / "empty.npy").touch()
+    for name in ("wide", "real", "object", "cut", "text", "empty", "zip"):
+        with pytest.raises(ValueError, match=f"{name}.npy (holds|is cut short or no)") as caught:
+            read_tokens(tmp_path / f"{name}.npy")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none.npy: make it with"):
+        read_tokens(tmp_path / "none.npy")
+
+
+def test_documents_that_cannot_be_written_are_refused_in_one_sentence(tmp_path):
+    tokenizer = Letters()
+    tokenizer.vocab_size = 27
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere: make it"):
+        write_tokens(tmp_path / "nowhere" / "t", ["abc"], tokenizer)
+    with pytest.raises(ValueError, match="there are no documents"):
+        write_tokens(tmp_path / "t", [""], tokenizer)
+    assert [*tmp_path.iterdir()] == []
+
+
 # ---------------------------------------------------------------- split and encode
 
 STORIES = [f"story {i}" for i in range(50)]
@@ -312,6 +459,14 @@ TEXT = torch.arange(12)
         (lambda: rows(["abc", ""], Letters(), T=4), "document 1 is empty"),
         (lambda: rows(["abc"], Letters(), T=0), "T is 0"),
         (lambda: pack([], Letters(), T=4), "there are no documents"),
+        (
+            lambda: RowBatches(*numbered([3] * 8), B=9),
+            "B is 9, and there are 8 rows: take B from 1",
+        ),
+        (lambda: RowBatches(*numbered([3] * 8), B=0), "B is 0"),
+        (lambda: RowBatches(*numbered([3, 0, 3]), B=1), "row 1 has no target: leave it out"),
+        (lambda: RowBatches(TEXT, TEXT, B=1), r"inputs have shape \(12,\) and targets \(12,\)"),
+        (lambda: RowBatches(*numbered([]), B=1), "give rows"),
         (lambda: pack(["abc"], Letters(), T=0), "T is 0"),
     ],
 )

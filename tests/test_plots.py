@@ -10,10 +10,13 @@ import torch
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 
 from helpers import plots
+from helpers.families import GPT2_124M, LLAMA3_8B
 from helpers.plots import FAINT_INK, INK, PALETTE, PAPER, TINTS, contrast, readable, visible
+from helpers.train import Record
 
 
 @pytest.fixture(autouse=True)
@@ -249,6 +252,9 @@ def test_mask_has_queries_down_and_keys_across():
         lambda ax: plots.token_strip(ax, ["a"]),
         lambda ax: plots.token_strips(ax, {"ours": ["a"], "theirs": ["a"]}),
         lambda ax: plots.dots(ax, ["a"], {"en": [1]}, "tokens"),
+        lambda ax: plots.tree(ax, {"b": "a"}, {}),
+        lambda ax: plots.blocks(ax, GPT2_124M, LLAMA3_8B),
+        lambda ax: plots.masks(ax, {"causal": [[1]]}),
     ],
 )
 def test_every_plot_draws_on_the_axes_it_is_given_and_returns_it(draw):
@@ -276,3 +282,213 @@ def test_show_displays_one_described_picture_and_closes_the_figure(monkeypatch):
     assert rest == {"raw": True, "metadata": {"image/png": {"alt": "loss falls below 1.25 nats"}}}
     assert words["text/html"].startswith("<details>")
     assert plt.get_fignums() == []
+
+
+def record(step, loss, val_loss=None):
+    return Record(step, 100 * step, loss, val_loss, 1e-3, 1.0, 500.0, 2.0 * step)
+
+
+RUN = [record(1, 6.0), record(2, 4.0, 4.5), record(3, 3.0), record(4, 2.0, 2.5)]
+
+
+def test_losses_stand_over_the_tokens_at_which_they_were_measured():
+    ax = plots.losses(None, RUN, "it falls", {"floor": 0.5})
+    batches, train, val, floor = ax.lines
+    assert list(batches.get_xdata()) == list(train.get_xdata()) == [100, 200, 300, 400]
+    assert list(batches.get_ydata()) == list(train.get_ydata()) == [6, 4, 3, 2]
+    assert (list(val.get_xdata()), list(val.get_ydata())) == ([200, 400], [4.5, 2.5])
+    assert list(floor.get_ydata()) == [0.5, 0.5]
+    assert texts(ax) == ["floor", "train", "val"]
+
+
+def test_a_long_run_is_drawn_smoothly_and_needs_no_validation():
+    ax = plots.losses(None, [record(step, step % 2) for step in range(1, 101)])
+    assert [len(line.get_xdata()) for line in ax.lines] == [100, 100]
+    assert list(ax.lines[1].get_ydata())[3:7] == pytest.approx([1 / 3, 2 / 3, 1 / 3, 2 / 3])
+
+
+def test_a_trailing_mean_worked_by_hand():
+    assert plots.trailing_mean([3, 5, 10, 0], 3) == [3, 4, 6, 5]
+
+
+def test_any_text_can_be_drawn():
+    assert plots.safe_to_draw("a $5\nb\x00\U0001f600ç") == "a \\$5\nb□□ç"
+
+
+# ---------------------------------------------------------------- inside the model
+
+
+def test_a_run_that_ends_early_ends_with_a_dot_at_its_last_value():
+    ax = plots.runs(None, [1, 2, 3], {"whole": [[1, 2, 3]], "short": [[5, 4]]}, "place", "right")
+    whole, short, dot = ax.lines
+    assert list(whole.get_xdata()) == [1, 2, 3] and list(short.get_xdata()) == [1, 2]
+    assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([2], [4])
+    assert dot.get_color() == short.get_color()
+
+
+def test_attention_writes_its_weights_query_down_and_key_across_and_none_where_there_is_none():
+    ax = plots.attention(None, torch.tensor([[1.0, 0.0], [0.25, 0.75]]), ["a", "b"], "looks")
+    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [
+        ("1.00", (0, 0)),
+        ("0.25", (0, 1)),
+        ("0.75", (1, 1)),
+    ]
+    colours = [matplotlib.colors.to_hex(p.get_facecolor()).upper() for p in ax.patches]
+    assert colours[0] == PALETTE["blue"] and colours[1] == "#EEEEEE"
+    assert "query" in ax.get_ylabel() and "key" in ax.get_xlabel()
+
+
+@pytest.mark.parametrize("weight", [k / 20 for k in range(1, 21)])
+def test_a_weight_can_be_read_on_its_colour(weight):
+    ax = plots.attention(None, [[weight]], ["a"])
+    assert contrast(ax.texts[0].get_color(), ax.patches[0].get_facecolor()) > 4
+
+
+def test_many_tokens_have_colours_only():
+    ax = plots.attention(None, torch.eye(9), list("abcdefghi"))
+    assert texts(ax) == [] and len(ax.patches) == 81
+
+
+@pytest.mark.parametrize(("labels", "turned"), [(["lost"] * 4, 0), (["lost"] * 12, 90)])
+def test_names_of_keys_stand_upright_only_where_there_is_no_room(labels, turned):
+    ax = plots.mask(None, torch.eye(len(labels)), labels)
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {turned}
+
+
+def test_the_machine_names_its_parts_and_nothing_overlaps():
+    ax = plots.machine(None, "the whole")
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert {"ids", "embedding", "attention", "MLP", "norm", "lm_head", "logits"} <= set(texts(ax))
+    assert texts(ax).count("norm") == 3 and texts(ax).count("+") == 2
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+def test_pairs_are_the_halves_of_a_vector_one_circle_each():
+    ax = plots.pairs(None, {"query": [0.1, 0.2, 0.3, 0.4], "key": [1, 0, 0, 1]}, ["p0", "p1"])
+    arrows = [(a.xyann, a.xy) for a in ax.texts if a.get_text() == ""]
+    assert arrows == [
+        ((0, 0), (0.1, 0.3)),
+        ((3, 0), (3.2, 0.4)),
+        ((0, 0), (1, 0)),
+        ((3, 0), (3, 1)),
+    ]
+    assert [name.get_text() for name in ax.get_legend().texts] == ["query", "key"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.attention(ax, [[1.0]], ["a"]),
+        lambda ax: plots.machine(ax),
+        lambda ax: plots.pairs(ax, {"query": [1, 0]}, ["p0"]),
+    ],
+)
+def test_every_picture_of_the_model_draws_on_the_axes_it_is_given(draw):
+    ax = plt.subplots()[1]
+    assert draw(ax) is ax
+    assert plt.get_fignums() == [ax.figure.number]
+
+
+# ---------------------------------------------------------------- lesson 03b
+
+
+def test_a_tree_has_children_below_their_parent_and_further_right():
+    relatives = {"b": "a", "c": "a", "d": "b", "e": "d"}
+    ax = plots.tree(None, relatives, {"d": "2: norm, $x$"})
+    places = {text.get_text(): text.get_position() for text in ax.texts if text.get_text()}
+    names = [name for name in places if len(name) == 1]
+    assert names == [*"abdec"] and [places[name][1] for name in names] == [0, 1, 2, 3, 4]
+    assert places["a"][0] < places["b"][0] == places["c"][0] < places["d"][0] < places["e"][0]
+    assert places[r"2: norm, \$x\$"][1] == places["d"][1]
+
+
+def test_blocks_mark_what_the_other_lacks_and_nothing_else():
+    ax = plots.blocks(None, GPT2_124M, LLAMA3_8B)
+    marked = {text.get_text() for text in ax.texts if text.get_bbox_patch()}
+    assert {"LayerNorm", "RMSNorm", "GELU", "SwiGLU", "biases", "a key for 4 heads"} <= marked
+    assert "a row per token" in texts(ax) and "a row per token" not in marked
+    assert {"GPT-2 124M", "Llama 3 8B", "x 12", "x 32"} <= set(texts(ax))
+
+
+def test_blocks_of_one_model_twice_have_no_mark():
+    ax = plots.blocks(None, LLAMA3_8B, LLAMA3_8B)
+    assert not [text for text in ax.texts if text.get_bbox_patch()]
+
+
+def test_masks_stand_side_by_side_under_their_names_queries_down():
+    causal = torch.ones(3, 3).tril().bool()
+    ax = plots.masks(None, {"causal": causal, "all": causal | causal.mT}, "two")
+    first, second = (image.get_array().tolist() for image in ax.images)
+    assert first == [[1, 0, 0], [1, 1, 0], [1, 1, 1]] and second == 3 * [[1, 1, 1]]
+    assert ax.images[0].get_extent()[1] < ax.images[1].get_extent()[0]
+    assert {"causal", "all"} <= set(texts(ax)) and ax.yaxis_inverted()
+
+
+# ---------------------------------------------------------------- lesson 04
+
+
+def colours_of(ax):
+    """The colours of the drawn letters, line by line."""
+    return [to_hex(patch.get_facecolor()).lower() for patch in ax.patches]
+
+
+def test_a_story_is_marked_from_the_letter_where_it_goes_wrong():
+    story, probs = f"{'fine ' * 14}fine wrong", {"end": [0.5]}  # breaks after 14 or so words
+    n_lines = len(colours_of(plots.storyboard({"end": (story, len(story))}, probs)))
+    assert set(colours_of(plots.storyboard({"end": (story, len(story))}, probs))) == {INK.lower()}
+    assert INK.lower() not in colours_of(plots.storyboard({"end": (story, 0)}, probs))
+    half = colours_of(plots.storyboard({"end": (story, len(story) - 5)}, probs))
+    assert len(half) == n_lines + 1 and half.count(INK.lower()) == n_lines
+
+
+def test_a_storyboard_has_a_histogram_of_all_probabilities_beside_each_text():
+    stories = {"early": ("x", 1), "late": ("y", 1)}
+    ax = plots.storyboard(stories, {"early": [0.0, 0.01], "late": [0.99, 1.0, 1.0]})
+    heights = [[bar.get_height() for bar in each.patches] for each in ax.figure.axes[1::2]]
+    assert heights == [[2] + 19 * [0], 19 * [0] + [3]]
+
+
+def test_a_roof_rises_with_the_memory_s_speed_and_is_flat_at_the_chip_s():
+    ax = plots.roofline(None, {"chip": (100.0, 10.0)}, {"write": 1.0, "train": 64.0})
+    x, y = ax.lines[0].get_data()
+    heights = dict(zip(x, y))
+    assert (heights[1], heights[4], heights[16], heights[64]) == (10, 40, 100, 100)
+    assert [line.get_xdata()[0] for line in ax.lines[1:]] == [1, 64]
+    assert {"write", "train", "chip"} <= set(texts(ax))
+
+
+def test_points_draws_every_seed_and_a_line_through_their_means():
+    ax = plots.points(None, {"a": [(1, 2.0), (1, 4.0), (3, 5.0)]}, "x", "y", "t", {"floor": 0.5})
+    means, seeds, floor = ax.lines
+    assert means.get_xydata().tolist() == [[1, 3], [3, 5]]
+    assert seeds.get_xydata().tolist() == [[1, 2], [1, 4], [3, 5]]
+    assert set(floor.get_ydata()) == {0.5} and texts(ax) == ["floor", "a"]
+
+
+def test_a_log_axis_of_points_has_a_tick_where_something_was_measured():
+    ax = plt.subplots()[1]
+    ax.set_xscale("log")
+    plots.points(ax, {"a": [(0.03, 1.0), (16, 2.0), (131_392, 1.0)]}, "x", "y")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.03", "16", "131k"]
+
+
+def test_curves_have_an_x_of_their_own():
+    ax = plots.curves(None, {"a": ([0, 1], [2, 3]), "b": ([5, 6, 7], [1, 1, 1])}, "x", "y")
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0, 1], [5, 6, 7]]
+
+
+def test_a_gallery_shows_each_run_whole_on_one_scale():
+    curves = {"A": {"train": [3.0, 1.0], "val": [3.0, 2.0, 1.5, 9.0]}, "B": {"train": [4.0, 2.0]}}
+    a, b = plots.gallery(curves, {"log V": 6.0, "floor": 1.0}, columns=2).axes
+    assert [list(line.get_xdata()) for line in a.lines[:2]] == [[0.5, 1], [0.25, 0.5, 0.75, 1]]
+    assert a.get_ylim() == b.get_ylim() == (0, pytest.approx(6.9))
+    assert (texts(a), texts(b)) == ([], ["floor", "log V"])
+
+
+def test_axes_over_a_text_leave_room_for_its_lines_and_no_text_takes_none():
+    plain, over = plots.axes_over(), plots.axes_over("a $ and\nanother line")
+    assert len(plain.figure.axes) == 1 and texts(over.figure.axes[1]) == [
+        r"a \$ and" + "\nanother line"
+    ]
+    assert over.figure.get_figheight() == pytest.approx(plain.figure.get_figheight() + 0.5)

@@ -1,25 +1,46 @@
 """python -m pytest tests/test_widgets.py -p no:nbval -o addopts="" """
 
+import math
 import re
 from html.parser import HTMLParser
 
+import matplotlib
 import pytest
 import tiktoken
+import torch
 from ipywidgets import HTML, Widget
 
+from helpers import widgets
+from helpers.families import CATALOGUE, GPT2_124M, LLAMA3_8B, tiny
+from helpers.generate import GREEDY, Sampling
+from helpers.model import Decoder, attention_weights, rotate
 from helpers.plots import contrast
 from helpers.tokenizer import Tokenizer, merge_steps
+from helpers.train import Recipe, Record
 from helpers.widgets import (
+    LivePlot,
+    attention_html,
+    attention_viewer,
+    compute_looks,
     compute_tokens,
+    family_explorer,
+    family_html,
     letters_html,
     merge_stepper,
     merges_html,
+    next_tokens_html,
+    rotation_explorer,
+    rotation_html,
+    sampling_lab,
     strip_html,
     token_explorer,
     tokens_html,
+    verdict_html,
+    where_it_leaves,
     window_explorer,
     windows_html,
 )
+from helpers.world import World
 
 LOW = "low low lower"
 BYTES = Tokenizer([])  # no merges: every byte is a token
@@ -218,9 +239,277 @@ def test_one_token_is_too_few_for_a_window():
         lambda: merge_stepper(LOW, 2),
         lambda: token_explorer({"bytes": BYTES}),
         lambda: window_explorer([*"abcdef"]),
+        lambda: family_explorer(CATALOGUE, "GPT-2 124M", "Llama 3 8B"),
+        lambda: attention_viewer(*storyteller(), "ab"),
+        lambda: sampling_lab(*storyteller(), "ab"),
     ],
 )
 def test_a_widget_is_returned_and_every_control_says_what_it_is(make):
     widget = make()
     assert isinstance(widget, Widget)
     assert all(child.description for child in widget.children if not isinstance(child, HTML))
+
+
+class Screen:
+    """What a notebook shows: `display` makes places, and a place's content can be replaced."""
+
+    def __init__(self, monkeypatch):
+        self.places, self.n_drawn = [], 0
+        monkeypatch.setattr(widgets, "display", self.display)
+        matplotlib.use("agg")
+
+    def display(self, data, raw, display_id):
+        self.places.append(None)
+        return Place(self, len(self.places) - 1)
+
+
+class Place:
+    def __init__(self, screen, number):
+        self.screen, self.number = screen, number
+
+    def update(self, data, raw, metadata):
+        self.screen.places[self.number] = data, metadata
+        self.screen.n_drawn += self.number == 0
+
+
+def watched(screen, steps=5, **more):
+    """A live plot that has seen a run in which the loss is halved at each step."""
+    plot = LivePlot(Recipe(steps=steps), {"floor": 0.25}, **more)
+    for step in range(1, steps + 1):
+        val_loss = 9.0 / step if step % 2 else None
+        plot(Record(step, 10 * step, 8 / 2**step, val_loss, 0.1, 1.0, 50.0, 4.0 * step), "model")
+    return plot
+
+
+def test_a_live_plot_stays_in_its_place_and_ends_as_a_described_figure(monkeypatch):
+    screen = Screen(monkeypatch)
+    watched(screen, seconds=0)
+    (picture, alt), (words, _) = screen.places
+    sentence = "train from 4.00 to 0.25, val from 9.00 to 1.80, floor at 0.25."
+    assert picture["text/plain"] == words["text/plain"] == alt["image/png"]["alt"]
+    assert words["text/plain"] == f"Loss in nats per token over 50 tokens: {sentence}"
+    assert words["text/html"].startswith("<details>")
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_a_live_plot_draws_the_first_and_the_last_step_and_seldom_in_between(monkeypatch):
+    screen = Screen(monkeypatch)
+    watched(screen, steps=50, seconds=1000)
+    assert screen.n_drawn == 2
+
+
+def test_the_title_of_a_live_plot_says_how_far_it_is_and_then_what_came_out():
+    plot = LivePlot(Recipe(steps=5))
+    plot.records = [Record(2, 20, 4.0, None, 0.1, 1.0, 1234.5, 8.0)]
+    assert plot._title() == "step 2 of 5, 1,234 tokens/s, 12 s left"
+    plot.records.append(Record(5, 20, 4.0, 3.456, 0.1, 1.0, 1234.5, 8.0))
+    assert plot._title() == "5 steps take the loss to 3.46 nats per token"
+    plot.title = "mine"
+    assert plot._title() == "mine"
+
+
+def test_a_live_plot_asks_for_a_sample_at_each_evaluation(monkeypatch):
+    asked = []
+    plot = watched(Screen(monkeypatch), sample=lambda model: asked.append(model) or "a $ and \0")
+    assert asked == ["model"] * 3
+    assert plot.text == "a $ and \0"
+
+
+def test_a_live_plot_has_the_scale_that_is_asked_for(monkeypatch):
+    scales = []
+    monkeypatch.setattr(widgets, "losses", lambda ax, *rest: scales.append(ax.get_yscale()) or ax)
+    watched(Screen(monkeypatch), log=True)
+    watched(Screen(monkeypatch))
+    assert {*scales[: len(scales) // 2]} == {"log"} and scales[-1] == "linear"
+
+
+# ---------------------------------------------------------------- lesson 03: rotation
+
+
+QUERY, KEY, SPEEDS = [0.9, 0.7, 0.2, 0.4], [0.8, 0.9, -0.4, -0.1], [1.0, 0.1]
+
+
+def score_of(m, n):
+    return re.search(r"score (-?[0-9.]+)", Reader(rotation_html(QUERY, KEY, SPEEDS, m, n)).text)[1]
+
+
+def test_unturned_vectors_score_their_product():
+    """0.9 · 0.8 + 0.7 · 0.9 - 0.2 · 0.4 - 0.4 · 0.1 = 1.23"""
+    assert score_of(0, 0) == "1.230"
+
+
+def test_the_score_depends_on_the_distance_alone_and_is_the_model_s():
+    turns = torch.tensor(SPEEDS) * torch.tensor([[5.0], [2.0]])  # (2, D/2)
+    turned = rotate(torch.tensor([QUERY, KEY]), turns.cos(), turns.sin())
+    assert score_of(5, 2) == score_of(40, 37) == f"{turned[0] @ turned[1]:.3f}"
+    assert score_of(5, 2) != score_of(2, 5)
+
+
+def test_a_quarter_turn_is_drawn_as_one():
+    """(1, 0) turned by a quarter points up: from the middle, (60, 60), to (60, 10)."""
+    html = rotation_html([1, 0], [1, 0], [math.pi / 2], 1, 0)
+    ends = re.findall(r'x2="([0-9.]+)" y2="([0-9.]+)"', html)
+    assert ends == [("60.0", "10.0"), ("110.0", "60.0")]
+
+
+def test_rotation_explorer_turns_both_by_their_sliders():
+    explorer = rotation_explorer(QUERY, KEY, SPEEDS, m=5, n=2)
+    control(explorer, "query at m").value = 7
+    control(explorer, "key at n").value = 3
+    assert "query at 7, key at 3, distance 4" in page_of(explorer).text
+
+
+# ---------------------------------------------------------------- lesson 03b
+
+
+def storyteller():
+    """A decoder that knows nothing, and a tokenizer of bytes for it."""
+    torch.manual_seed(0)
+    return Decoder(tiny(GPT2_124M, vocab_size=BYTES.vocab_size, context_length=40)), BYTES
+
+
+def test_two_families_side_by_side_worked_by_hand():
+    reader = Reader(family_html(GPT2_124M, LLAMA3_8B))
+    assert reader.text.startswith("14 fields differ; choices among them: 7.")
+    lines = {line[0]: line[1:] for line in reader.lines}
+    assert lines["parameters"] == ["124,439,808", "8,030,261,248"]
+    assert lines["bytes of cache for each token"] == ["36,864", "131,072"]
+    assert lines["bytes of cache, context full"] == [f"{36_864 * 1024:,}", f"{131_072 * 8192:,}"]
+    assert lines["rope"] == ["None", "Rope(theta=5e+05)"] and lines["n_kv_heads"] == ["12", "8"]
+    assert reader.tags.count("img") == 1
+
+
+def test_a_family_does_not_differ_from_itself():
+    reader = Reader(family_html(LLAMA3_8B, LLAMA3_8B))
+    assert reader.text.startswith("0 fields differ; choices among them: 0.")
+
+
+def test_both_choices_redraw_the_families():
+    widget = family_explorer(CATALOGUE, "GPT-2 124M", "Llama 3 8B")
+    control(widget, "and that").value = "GPT-2 355M"
+    assert "355M" in page_of(widget).text and "choices among them: 0" in page_of(widget).text
+    control(widget, "this one").value = "GPT-2 355M"
+    assert page_of(widget).text.startswith("0 fields differ")
+
+
+def test_looks_are_those_of_the_text_after_endoftext_and_no_longer_than_asked():
+    model, tokenizer = storyteller()
+    pieces, weights = compute_looks(model, tokenizer, "abcdef", most=4)
+    assert pieces == [b"<|endoftext|>", b"a", b"b", b"c"] and len(weights) == 2
+    ids = torch.tensor([[tokenizer.eot, *b"abc"]])
+    assert torch.equal(weights[1], attention_weights(model, ids)[1][0])
+
+
+def test_attention_page_names_the_strongest_look_back():
+    weights = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.8, 0.0], [0.7, 0.1, 0.2]])
+    html = attention_html(["<b>", " b", "c"], weights, "block 0, head 1")
+    text = Reader(html).text
+    assert text.startswith("block 0, head 1: 15% of a look goes to the token before, on average.")
+    assert "The strongest look back: c at <b>, 70%." in text
+    assert 'title="c at &lt;b&gt;: 0.70"' in html and Reader(html).tags.count("b") == 1
+
+
+def test_text_block_and_head_each_redraw_the_attention():
+    widget = attention_viewer(*storyteller(), "ab", block=1)
+    pages = [page_of(widget).text]
+    for name, value in (("block", 0), ("head", 3), ("text", "ba")):
+        control(widget, name).value = value
+        pages.append(page_of(widget).text)
+    assert len(set(pages)) == 4 and pages[-1].startswith("block 0, head 3")
+    assert (control(widget, "block").max, control(widget, "head").max) == (1, 3)
+
+
+def test_no_text_and_too_much_text_are_shown_too():
+    widget = attention_viewer(*storyteller(), "")
+    assert "block 0, head 0" in page_of(widget).text
+    control(widget, "text").value = FORGED * 9
+    assert "script" not in page_of(widget).tags
+
+
+# ---------------------------------------------------------------- lesson 04
+
+STORY = World("en").stories(1, seed=1)[0]
+
+
+def test_a_story_leaves_the_world_nowhere_and_a_spoilt_one_where_it_is_spoilt():
+    assert where_it_leaves(STORY) is None
+    assert where_it_leaves(f"{STORY} And?") == len(STORY)
+    assert where_it_leaves("Once upon a tyme") == len("Once upon a t")
+
+
+def test_a_story_that_mixes_things_up_is_told_from_one_that_leaves_the_grammar():
+    colour = World("en").parse(STORY).cast["colour"].en
+    at = STORY.rindex(colour)
+    mixed = f"{STORY[:at]}{'green' if colour == 'red' else 'red'}{STORY[at + len(colour) :]}"
+    assert at <= where_it_leaves(mixed) < at + len(colour)
+    assert where_it_leaves(mixed, remembers=False) is None
+    assert "It mixes things up" in Reader(verdict_html(mixed)).text
+    assert "It leaves the grammar" in Reader(verdict_html(STORY[:-9])).text
+    assert "keeps to itself" in Reader(verdict_html(STORY)).text
+
+
+def test_the_verdict_marks_what_is_wrong_and_text_stays_text():
+    reader = Reader(verdict_html(FORGED))
+    assert reader.text.startswith(FORGED) and "script" not in reader.tags
+
+
+def test_the_likeliest_tokens_are_the_model_s_and_then_those_of_the_choice():
+    model, tokenizer = storyteller()
+    page = Reader(next_tokens_html(model, tokenizer, "ab", GREEDY, most=3))
+    probs = model(torch.tensor([[tokenizer.eot, *b"ab"]]))[0, -1].softmax(dim=-1)
+    lines = [[cell.strip() for cell in line[1:]] for line in page.lines[1:]]
+    likeliest = [f"{p:.3f}" for p in probs.topk(3).values]
+    assert lines == [[p, chosen] for p, chosen in zip(likeliest, ["1.000", "0.000", "0.000"])]
+    assert "1 token can come next" in page.text
+    wide = Reader(next_tokens_html(model, tokenizer, "ab", Sampling(top_k=7)))
+    assert "7 tokens can come next" in wide.text and len(wide.lines) == 13
+
+
+def test_every_control_of_the_laboratory_changes_the_choice_and_the_button_writes():
+    widget = sampling_lab(*storyteller(), "ab", max_new=5)
+    pages = [page_of(widget).text]
+    turned = {"temperature": 0.5, "top-k (0: off)": 40, "top-p (1: off)": 0.1}
+    turned |= {"min-p (0: off)": 0.99, "penalty (1: off)": 2.0, "prompt": "b" * 999}
+    for name, value in turned.items():
+        control(widget, name).value = value
+        pages.append(page_of(widget).text)
+    assert len(set(pages)) == len(pages)
+    control(widget, "Generate").click()
+    assert "begins" in widget.children[-1].value
+
+
+# ---------------------------------------------------------------- lesson 05
+
+
+def even_law(N, D):
+    """The loss of which N = D is the best for every budget."""
+    return 1 / N + 1 / D
+
+
+def test_every_size_that_a_budget_allows_spends_it_whole():
+    found = widgets.sizes_for(even_law, 1e20, served=1e10)
+    assert found and all(6 * N * D + 2 * N * 1e10 == pytest.approx(1e20) for N, D, _ in found)
+
+
+def test_without_serving_the_even_law_asks_for_one_token_per_parameter():
+    html = widgets.budget_html(even_law, math.log10(6e18), 0)
+    assert "1e+09 parameters, 1e+09 tokens: 1 tokens per parameter" in Reader(html).text
+
+
+def test_who_serves_more_takes_a_smaller_model():
+    sizes = [
+        min(widgets.sizes_for(even_law, 1e20, s), key=lambda found: found[2])[0]
+        for s in (1.0, 1e10, 1e11)
+    ]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
+
+
+def test_a_budget_too_small_for_its_users_is_told():
+    assert "cannot serve" in Reader(widgets.budget_html(even_law, 18, 16)).text
+
+
+def test_budget_explorer_obeys_its_sliders():
+    explorer = widgets.budget_explorer(even_law, 20, 6)
+    control(explorer, "FLOPs, 10^").value = 22
+    control(explorer, "served, 10^").value = 8
+    assert page_of(explorer).text == Reader(widgets.budget_html(even_law, 22, 8)).text
