@@ -47,8 +47,8 @@ from helpers.plots import (
     MARKS,
     PAPER,
     TINTS,
-    axes_over,
     UNMARKED,
+    axes_over,
     blocks,
     blocks_height,
     displays,
@@ -414,7 +414,9 @@ class LivePlot:
 
     def _draw(self) -> None:
         ax = axes_over(fill(self.text, 80))
-        ax.set_yscale("log" if self.log else "linear")
+        if self.log:
+            ax.set_yscale("log", base=2)
+            ax.yaxis.set_major_formatter("{x:g}")
         losses(ax, self.records, self._title(), self.landmarks)
         shown = displays(ax.figure, self.description())
         if not self.handles:
@@ -508,6 +510,8 @@ def sampling_lab(model, tokenizer, prompt: str = "", max_new: int = 110) -> VBox
     def render(prompt, **settings):
         return next_tokens_html(model, tokenizer, prompt, _sampling(settings))
 
+    for control in controls.values():
+        control.style.description_width = "8em"
     button, story, seeds = Button(description="Generate"), HTML(), count()
 
     def write(_=None):
@@ -536,7 +540,6 @@ def _float_slider(description: str, value: float, least: float, most: float) -> 
         step=0.05,
         description=description,
         layout=Layout(width="36em"),
-        style={"description_width": "9em"},
     )
 
 

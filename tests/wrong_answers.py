@@ -117,4 +117,313 @@ def document_mask(doc_ids):
     return (doc_ids[:, :, None] != doc_ids[:, None, :]).tril()
 """,
     ],
+    "03.1": [
+        "def masked_softmax(scores, mask): return scores.softmax(dim=-1) * mask",
+        "def masked_softmax(scores, mask): return (scores * mask).softmax(dim=-1)",
+        "def masked_softmax(scores, mask): return scores.masked_fill(mask, -math.inf).softmax(-1)",
+        "def masked_softmax(scores, mask): return scores.masked_fill(~mask, -math.inf).softmax(0)",
+        # right for small scores; large ones overflow
+        """
+def masked_softmax(scores, mask):
+    grown = scores.exp() * mask
+    return grown / grown.sum(dim=-1, keepdim=True)
+""",
+        # the caller's tensor is changed
+        """
+def masked_softmax(scores, mask):
+    scores[~mask.expand_as(scores)] = -math.inf
+    return scores.softmax(dim=-1)
+""",
+    ],
+    "03.2": [
+        # the other way round
+        """
+def rotate(x, angles):
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+""",
+        # pairs of neighbours
+        """
+def rotate(x, angles):
+    a, b = x[:, 0::2], x[:, 1::2]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(1)
+""",
+        # b sees the new a
+        """
+def rotate(x, angles):
+    a, b = x.chunk(2, dim=-1)
+    a = a * angles.cos() - b * angles.sin()
+    b = b * angles.cos() + a * angles.sin()
+    return torch.cat([a, b], dim=-1)
+""",
+        # halves taken apart, but put together as neighbours
+        """
+def rotate(x, angles):
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(1)
+""",
+    ],
+    "03.3": [
+        "def block_parameters(C, F): return 4 * C * C + 2 * C * F",
+        "def block_parameters(C, F): return 4 * (C * C + C) + 2 * C * F + F + C",
+        "def block_parameters(C, F): return 4 * (C * C + C) + 2 * C * F + F + C + 2 * C",
+        "def block_parameters(C, F): return 3 * (C * C + C) + 2 * C * F + F + C + 4 * C",
+        "def block_parameters(C, F): return 4 * (C * C + C) + 8 * C * C + 5 * C + 4 * C",
+    ],
+    "03.4": [
+        "crossing = 3072",
+        "crossing = 12288",
+        "crossing = 8 * 768 * 12",
+        "crossing = '6143'",
+    ],
+    "04.1": [
+        # every position is looked up, and the mean is over all
+        """
+def mean_loss(logits, targets):
+    logps = logits.log_softmax(dim=-1)
+    return -sum(logps[t, target] for t, target in enumerate(targets.tolist())) / len(targets)
+""",
+        # left out of the sum, but not of the count
+        """
+def mean_loss(logits, targets):
+    logps = logits.log_softmax(dim=-1)
+    kept = [logps[t, y] for t, y in enumerate(targets.tolist()) if y != -100]
+    return -sum(kept) / len(targets)
+""",
+        # a gather that meets -100
+        """
+def mean_loss(logits, targets):
+    return -logits.log_softmax(dim=-1).gather(1, targets[:, None]).mean()
+""",
+        # logits taken for log-probabilities
+        """
+def mean_loss(logits, targets):
+    kept = targets != -100
+    return -logits[kept, targets[kept]].mean()
+""",
+        # the mean first, then the logarithm
+        """
+def mean_loss(logits, targets):
+    kept = targets != -100
+    return -logits.softmax(dim=-1)[kept, targets[kept]].mean().log()
+""",
+    ],
+    "04.2": [
+        # the token that crosses the line is thrown out
+        """
+def top_p(probs, p):
+    sorted_probs, order = probs.sort(descending=True)
+    kept = torch.zeros_like(probs)
+    inside = sorted_probs.cumsum(0) <= p
+    inside[0] = True
+    kept[order[inside]] = sorted_probs[inside]
+    return kept / kept.sum()
+""",
+        # never made to sum to 1
+        """
+def top_p(probs, p):
+    sorted_probs, order = probs.sort(descending=True)
+    kept = torch.zeros_like(probs)
+    inside = sorted_probs.cumsum(0) - sorted_probs < p
+    kept[order[inside]] = sorted_probs[inside]
+    return kept
+""",
+        # in sorted order
+        """
+def top_p(probs, p):
+    sorted_probs, order = probs.sort(descending=True)
+    kept = torch.where(sorted_probs.cumsum(0) - sorted_probs < p, sorted_probs, 0.0)
+    return kept / kept.sum()
+""",
+        # each by itself
+        "def top_p(probs, p): return torch.where(probs >= p, probs, 0.0)",
+    ],
+    "04.3": [
+        "def training_days(N, D, n, f, u): return 2 * N * D / (n * f * u) / 86400",
+        "def training_days(N, D, n, f, u): return 6 * N * D / (n * f) / 86400",
+        "def training_days(N, D, n, f, u): return 6 * N * D * u / (n * f) / 86400",
+        "def training_days(N, D, n, f, u): return 6 * N * D / (n * f * u) / 3600",
+        "def training_days(N, D, n, f, u): return 6 * N * D / (f * u) / 86400",
+    ],
+    "04.4": [
+        "def training_bytes(N, B, T, V): return 16 * N",
+        "def training_bytes(N, B, T, V): return 16 * N + 4 * B * T * V",
+        "def training_bytes(N, B, T, V): return 4 * N + 8 * B * T * V",
+        "def training_bytes(N, B, T, V): return 12 * N + 8 * B * T * V",
+        "def training_bytes(N, B, T, V): return 16 * N + 2 * B * T * V",
+    ],
+    "03b.1": [
+        # windows are forgotten
+        """
+def kv_bytes(T, reaches, n_kv_heads, head_dim):
+    return len(reaches) * T * 2 * n_kv_heads * head_dim * 2
+""",
+        # more slots than there are tokens
+        """
+def kv_bytes(T, reaches, n_kv_heads, head_dim):
+    return sum(reach or T for reach in reaches) * 2 * n_kv_heads * head_dim * 2
+""",
+        # keys without values
+        """
+def kv_bytes(T, reaches, n_kv_heads, head_dim):
+    return sum(min(T, reach or T) for reach in reaches) * n_kv_heads * head_dim * 2
+""",
+        # None is compared with a number
+        """
+def kv_bytes(T, reaches, n_kv_heads, head_dim):
+    return sum(min(T, reach) for reach in reaches) * 4 * n_kv_heads * head_dim
+""",
+    ],
+    "03b.2": [
+        # ahead, too
+        """
+def chunk_mask(T, chunk):
+    places = torch.arange(T)
+    return places[:, None] // chunk == places[None, :] // chunk
+""",
+        # a window
+        """
+def chunk_mask(T, chunk):
+    places = torch.arange(T)
+    query, key = places[:, None], places[None, :]
+    return (key <= query) & (key > query - chunk)
+""",
+        # positions from 1
+        """
+def chunk_mask(T, chunk):
+    places = torch.arange(1, T + 1)
+    query, key = places[:, None], places[None, :]
+    return (key <= query) & (key // chunk == query // chunk)
+""",
+    ],
+    "03b.3": [
+        "def route(logits, k): return logits.softmax(dim=-1)",
+        # a softmax over all, then the choice
+        """
+def route(logits, k):
+    best, chosen = logits.softmax(dim=-1).topk(k, dim=-1)
+    return torch.zeros_like(logits).scatter(-1, chosen, best)
+""",
+        # 0 is a logit like any other
+        """
+def route(logits, k):
+    best, chosen = logits.topk(k, dim=-1)
+    return torch.zeros_like(logits).scatter(-1, chosen, best).softmax(dim=-1)
+""",
+        # the weights without their places
+        """
+def route(logits, k):
+    return logits.topk(k, dim=-1).values.softmax(dim=-1)
+""",
+    ],
+    "05.1": [
+        "def best_before_stop(val_losses, patience): return val_losses.index(min(val_losses))",
+        "def best_before_stop(val_losses, patience): return min(val_losses)",
+        # where it stops, not what is kept
+        """
+def best_before_stop(val_losses, patience):
+    best = 0
+    for i, loss in enumerate(val_losses):
+        if loss < val_losses[best]:
+            best = i
+        elif i - best >= patience:
+            return i
+    return best
+""",
+        # misses are never forgiven
+        """
+def best_before_stop(val_losses, patience):
+    best, misses = 0, 0
+    for i, loss in enumerate(val_losses):
+        if loss < val_losses[best]:
+            best = i
+        elif i:
+            misses += 1
+            if misses >= patience:
+                break
+    return best
+""",
+        # each loss is compared with the one before, not with the best
+        """
+def best_before_stop(val_losses, patience):
+    best, misses = 0, 0
+    for i in range(1, len(val_losses)):
+        misses = 0 if val_losses[i] < val_losses[i - 1] else misses + 1
+        if misses >= patience:
+            break
+        best = i
+    return best
+""",
+        # nothing comes back if the run is never stopped
+        """
+def best_before_stop(val_losses, patience):
+    best = 0
+    for i, loss in enumerate(val_losses):
+        if loss < val_losses[best]:
+            best = i
+        elif i - best >= patience:
+            return best
+""",
+    ],
+    "05.2": [
+        "billions = 160",
+        "billions = 10 * (1 + 15.387756 * (1 - math.exp(-16 / 15.387756)))",
+        "billions = 10 * 15.387756 * (1 - math.exp(-15 / 15.387756))",
+        "billions = 1 + 15.387756 * (1 - math.exp(-15 / 15.387756))",
+    ],
+    "05.3": [
+        """
+def optimum(C, A, alpha, B, beta):
+    G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+    N = G * C ** (beta / (alpha + beta))
+    return N, C / N
+""",
+        """
+def optimum(C, A, alpha, B, beta):
+    G = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+    N = G * (C / 6) ** (alpha / (alpha + beta))
+    return N, C / (6 * N)
+""",
+        """
+def optimum(C, A, alpha, B, beta):
+    G = (beta * B / (alpha * A)) ** (1 / (alpha + beta))
+    N = G * (C / 6) ** (beta / (alpha + beta))
+    return N, C / (6 * N)
+""",
+        """
+def optimum(C, A, alpha, B, beta):
+    G = alpha * A / (beta * B)
+    N = G * (C / 6) ** (beta / (alpha + beta))
+    return N, C / (6 * N)
+""",
+    ],
+    "05.4": [
+        # an overfitted run and one that sees its answers both reach zero
+        """
+happened = {
+    "A": "learning rate too high",
+    "B": "answers visible",
+    "C": "rotten batches",
+    "D": "overfitting",
+    "E": "another language",
+    "F": "healthy",
+}
+""",
+        # flat can mean too high as well as too low
+        """
+happened = {
+    "A": "learning rate too low",
+    "B": "overfitting",
+    "C": "rotten batches",
+    "D": "answers visible",
+    "E": "another language",
+    "F": "healthy",
+}
+""",
+        'happened = ["healthy"] * 6',
+        'happened = dict.fromkeys("ABCDEF", "fine")',
+    ],
 }
