@@ -36,10 +36,11 @@ class RMSNorm(nn.Module):
     def __init__(self, *shape: int, eps: float, weighted: bool = True):
         super().__init__()
         self.shape, self.eps = shape, eps
-        self.weight = nn.Parameter(torch.ones(shape)) if weighted else 1.0
+        self.weight = nn.Parameter(torch.ones(shape)) if weighted else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return (F.rms_norm(precise(x), self.shape, eps=self.eps) * self.weight).type_as(x)
+        weight = None if self.weight is None else precise(self.weight)
+        return F.rms_norm(precise(x), self.shape, weight, self.eps).type_as(x)
 
 
 NORMS = {
@@ -128,8 +129,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Pair i is (x[i], x[i + R/2]), not two neighbours: permuting the rows of wq and wk is the same.
     """
     half = cos.shape[-1]
-    a, b, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1).type_as(x)
+    turning, still = x[..., : 2 * half], x[..., 2 * half :]
+    cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)  # (B, T, 1, R)
+    turned = (turning * cos + turning.roll(half, dims=-1) * sin).type_as(x)
+    return torch.cat([turned, still], dim=-1) if still.shape[-1] else turned
 
 
 def temperature(positions: Tensor, floor: float, scale: float) -> Tensor:

@@ -774,3 +774,14 @@ def test_tiktoken_is_pointed_to_the_cache_unless_the_user_points_it_elsewhere(ho
             assert os.environ == before
     assert sources.offline_tiktoken() == home / "cache" / "tiktoken"
     assert os.environ["TIKTOKEN_CACHE_DIR"] == str(home / "cache" / "tiktoken")
+
+
+def test_recorded_runs_come_as_numbers_words_curves_and_nothing():
+    run = sources.recorded("quiz")[0]
+    assert (run["arm"], run["B"], run["lr"], run["loss_pt"]) == ("healthy", 4, 0.02, None)
+    assert len(run["train_curve"]) == 60 and isinstance(run["train_curve"][0], float)
+
+
+def test_a_sweep_that_is_not_recorded_is_answered_with_the_nearest():
+    with pytest.raises(sources.SourceError, match="no sweep called 'quizz': did you mean 'quiz'"):
+        sources.recorded("quizz")
