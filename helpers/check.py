@@ -657,7 +657,8 @@ EXERCISES = {
                 (6, "the run stopped before it could see the last one"),
             ],
         ),
-        Case(([2.0, 1.5, 1.0], 3), 2, [(None, "a run that never stops early has a best, too")]),
+        Case(([2.0, 1.5, 1.0], 3), 2),
+        Case(([3.0, 3.1, 2.0, 2.1, 1.0], 2), 4, [(2, "a better loss wipes out the misses before")]),
         Case(
             ([2.0, 1.0, 1.0, 0.5], 2),
             3,

@@ -38,6 +38,7 @@ GPT2 = replace(
 CHANGES = {"norm": "rms", "mlp": "swiglu", "bias": False, "rope": Rope()}
 MODERN = matched(replace(GPT2, learned_positions=False, **CHANGES), parameters(GPT2))
 LARGER = replace(GPT2, n_layers=12, d_model=384, n_heads=6, n_kv_heads=6, head_dim=64, d_ff=1536)
+LARGER_MODERN = matched(replace(LARGER, learned_positions=False, **CHANGES), parameters(LARGER))
 
 
 class LeanBlock(nn.Module):
@@ -131,10 +132,10 @@ def train_in_turns(rounds: int) -> None:
     in_turns(title, jobs, rounds)
 
 
-def decode_in_turns(rounds: int, n_new: int = 128) -> None:
+def decode_in_turns(name: str, cfg: ModelConfig, rounds: int, n_new: int = 128) -> None:
     """Greedy tokens after one prompt of 32: transformers' generate and ours."""
     torch.manual_seed(0)
-    ours = Decoder(replace(LARGER, init_std=0.2)).eval()
+    ours = Decoder(replace(cfg, init_std=0.2)).eval()
     theirs, prompt = as_reference(ours).eval(), torch.randint(1024, (1, 32))
     settings = {"max_new_tokens": n_new, "do_sample": False, "pad_token_id": 0}
 
@@ -147,10 +148,16 @@ def decode_in_turns(rounds: int, n_new: int = 128) -> None:
 
     if reference() != mine():
         sys.exit("the two chose different tokens: there is nothing to compare")
-    title = f"{n_new} greedy tokens, {parameters(LARGER):,} parameters"
+    title = f"{n_new} greedy tokens, {name}, {parameters(cfg):,} parameters"
     in_turns(title, {"transformers' generate": reference, "ours": mine}, rounds)
 
 
+def main(rounds: int = 30) -> None:
+    """All tables; decoding in a fifth of the rounds."""
+    train_in_turns(rounds)
+    decode_in_turns("GPT-2", LARGER, max(2, rounds // 5))
+    decode_in_turns("RMSNorm, RoPE, SwiGLU", LARGER_MODERN, max(2, rounds // 5))
+
+
 if __name__ == "__main__":
-    train_in_turns(int(sys.argv[1]) if len(sys.argv) > 1 else 30)
-    decode_in_turns(int(sys.argv[1]) // 5 if len(sys.argv) > 1 else 6)
+    main(*map(int, sys.argv[1:2]))

@@ -357,16 +357,6 @@ def best_before_stop(val_losses, patience):
         best = i
     return best
 """,
-        # nothing comes back if the run is never stopped
-        """
-def best_before_stop(val_losses, patience):
-    best = 0
-    for i, loss in enumerate(val_losses):
-        if loss < val_losses[best]:
-            best = i
-        elif i - best >= patience:
-            return best
-""",
     ],
     "05.2": [
         "billions = 160",
