@@ -422,6 +422,7 @@ def test_masks_stand_side_by_side_under_their_names_queries_down():
     first, second = (image.get_array().tolist() for image in ax.images)
     assert first == [[1, 0, 0], [1, 1, 0], [1, 1, 1]] and second == 3 * [[1, 1, 1]]
     assert ax.images[0].get_extent()[1] < ax.images[1].get_extent()[0]
+    assert list(ax.images[0].get_extent()[2:]) == [1, 0]  # the first query is on top
     assert {"causal", "all"} <= set(texts(ax)) and ax.yaxis_inverted()
 
 

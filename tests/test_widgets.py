@@ -417,6 +417,9 @@ def test_text_block_and_head_each_redraw_the_attention():
         pages.append(page_of(widget).text)
     assert len(set(pages)) == 4 and pages[-1].startswith("block 0, head 3")
     assert (control(widget, "block").max, control(widget, "head").max) == (1, 3)
+    pieces, weights = compute_looks(*storyteller(), "ba")
+    html = next(child for child in widget.children if isinstance(child, HTML)).value
+    assert html == attention_html(pieces, weights[0][3], "block 0, head 3")
 
 
 def test_no_text_and_too_much_text_are_shown_too():
