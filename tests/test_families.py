@@ -1,6 +1,9 @@
 """python -m pytest tests/test_families.py -p no:nbval -o addopts="" """
 
+import csv
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -336,3 +339,15 @@ def test_words_of_gpt2_and_gpt_oss():
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_words_speak_of_the_same_parts_for_every_model(name):
     assert [*in_words(CATALOGUE[name])] == [*in_words(GPT2_124M)]
+
+
+def test_the_recorded_ladder_is_the_one_that_its_script_climbs():
+    script = Path(__file__).resolve().parents[1] / "assets" / "ladder.py"
+    rungs = runpy.run_path(str(script))["ladder"](vocab_size=512)
+    with open(script.with_suffix(".csv"), newline="") as file:
+        runs = list(csv.DictReader(file))
+    assert [run["rung"] for run in runs] == 3 * [*rungs]
+    for run in runs:
+        cfg = rungs[run["rung"]]
+        assert int(run["parameters"]) == parameters(cfg)
+        assert int(run["kv_bytes"]) == kv_bytes_per_token(cfg)

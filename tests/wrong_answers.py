@@ -122,6 +122,8 @@ def document_mask(doc_ids):
         "def masked_softmax(scores, mask): return (scores * mask).softmax(dim=-1)",
         "def masked_softmax(scores, mask): return scores.masked_fill(mask, -math.inf).softmax(-1)",
         "def masked_softmax(scores, mask): return scores.masked_fill(~mask, -math.inf).softmax(0)",
+        "def masked_softmax(scores, mask): return scores.masked_fill(~mask, -math.inf).softmax()",
+        "def masked_softmax(scores, mask): return scores.masked_fill(-mask, -math.inf).softmax(-1)",
         # right for small scores; large ones overflow
         """
 def masked_softmax(scores, mask):
@@ -142,6 +144,13 @@ def rotate(x, angles):
     a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+""",
+        # one number where there are many
+        """
+def rotate(x, angles):
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = math.cos(angles), math.sin(angles)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 """,
         # pairs of neighbours
         """
