@@ -417,7 +417,8 @@ EXERCISES = {
                     "each row is one query: softmax over the keys, dim=-1",
                 ),
                 (SCORES.masked_fill(~PAST, -math.inf), "those are the scores: now the softmax"),
-                (TypeError, "~ turns a mask of bools round; `not` and - do not"),
+                (TypeError, "masked_fill needs a mask and a value, softmax needs dim=-1"),
+                (RuntimeError, "~ turns a mask of bools round; `not` and - do not"),
             ],
         ),
         Case(
@@ -439,6 +440,7 @@ EXERCISES = {
             [
                 (torch.tensor([[0.0, -1.0]]), "the other way round: a·cos − b·sin, b·cos + a·sin"),
                 (torch.tensor([[0.0, 0.0]]), "b needs the a from before the turn: keep it"),
+                (ValueError, "chunk(2, dim=-1) cuts each row in two; chunk(2) cuts the rows apart"),
             ],
         ),
         Case(
@@ -457,6 +459,7 @@ EXERCISES = {
                     torch.tensor([[1.0, 3.0, 2.0, 4.0], [-3.0, 1.0, -2.0, -4.0]]),
                     "join the halves end to end: torch.cat, not torch.stack",
                 ),
+                (ValueError, "math.cos takes one number; angles.cos() takes them all"),
             ],
         ),
     ),
@@ -484,7 +487,11 @@ EXERCISES = {
         tolerance=1.5,
         mistakes=[
             (3072, "on average a query of a row sees (T + 1) / 2 keys, not T"),
-            (12288, "each key is used twice: in q·k, and its value in the weighted mean"),
+            (
+                12288,
+                "count alike: 8 C² pairs of operations in an MLP, 2 C pairs for each key "
+                "(q·k, and the mean of the values)",
+            ),
             (768, "C is not the answer, but near: how many C² does an MLP have?"),
             (1024, "at T = 1024 looking still costs far less: compare the lines in the figure"),
         ],

@@ -581,9 +581,9 @@ def machine(ax, title: str = ""):
     for x, (words, shape) in stations.items():
         _station(ax, x, 0, words)
         ax.text(x, -0.9, shape, ha="center", va="center", color=FAINT_INK)
-    for start, words in [(5.5, "attention"), (8.9, "MLP")]:
+    for start, words in [(5.6, "attention"), (9.1, "MLP")]:
         _detour(ax, start, words)
-    frame = FancyBboxPatch((5.0, -0.5), 6.7, 3.5, boxstyle="round,pad=0.1", fill=False)
+    frame = FancyBboxPatch((4.6, -0.5), 7.4, 3.5, boxstyle="round,pad=0.1", fill=False)
     frame.set(edgecolor=FAINT_INK, linestyle="--")
     ax.add_patch(frame)
     ax.text(8.35, 3.35, "one block; N of them follow each other", ha="center", color=FAINT_INK)
