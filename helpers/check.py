@@ -582,11 +582,9 @@ EXERCISES = {
             14 * 2 * 2 * 8 * 2,
             [
                 (20 * 2 * 2 * 8 * 2, "a layer with a reach keeps no more than it can see"),
-                (14 * 2 * 8 * 2, "a token leaves two things: a key and a value"),
-                (14 * 2 * 2 * 8, "bytes: each number takes 2"),
+                (14 * 2 * 8 * 2, "a key and a value, and for each of their numbers 2 bytes"),
                 (14 * 2 * 8, "a key and a value, each number in 2 bytes"),
                 (14 * 2 * 2 * 8 * 4, "2 bytes for each number, not 4"),
-                (14 * 2 * 8 * 2 * 2 * 2, "the layers are counted twice: `reaches` has them all"),
                 (4 * 2 * 2 * 8 * 2, "the layer that sees all keeps T tokens"),
                 (TypeError, "None cannot be compared: treat the layers that see all apart"),
             ],
