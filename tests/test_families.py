@@ -158,13 +158,7 @@ def test_frequencies_kept_blended_and_divided_are_as_many_as_published(name, cou
 # ---------------------------------------------------------------- equal to the built model
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors: a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 TINY = {name: tiny(cfg) for name, cfg in CATALOGUE.items()}

@@ -38,13 +38,7 @@ SMALL = tiny(CATALOGUE["Llama 3 8B"], V)
 TOKENS = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(3))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny tensors: a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def decoder(cfg=SMALL):
