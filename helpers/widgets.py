@@ -29,6 +29,7 @@ from torch import Tensor
 
 from helpers.config import ModelConfig
 from helpers.data import windows
+from helpers.drawings import blocks, blocks_height
 from helpers.families import (
     choices,
     difference,
@@ -49,8 +50,6 @@ from helpers.plots import (
     TINTS,
     UNMARKED,
     axes_over,
-    blocks,
-    blocks_height,
     displays,
     losses,
     mix,

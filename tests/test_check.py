@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from helpers import data, tokenizer
-from helpers.check import EXERCISES, Case, Cases, Labels, Value, check, same, shown, told
+from helpers.cases import Case, Cases, Labels, Value, same, shown, told
+from helpers.check import EXERCISES, check
 
 DOUBLE = Cases(
     Case(([1, 2],), [2, 4], [([1, 2], "nothing is doubled"), (KeyError, "a list has no keys")]),
