@@ -1,7 +1,7 @@
 """Trains what the lessons start from: the course's tokenizer and its three models of stories.
 
     python assets/story_models.py                 # everything: about an hour of one core
-    python assets/story_models.py tokenizer en    # some of: tokenizer en pt both card
+    python assets/story_models.py tokenizer en    # some of: tokenizer en pt both scores card
 
 A run that is stopped goes on from its checkpoint when it is started again. What each model scores
 is kept in story_models.json, from which the card, story_models.md, is written.
@@ -29,6 +29,7 @@ LANGUAGES = {"en": ["en"], "pt": ["pt"], "both": ["en", "pt"]}
 N_STORIES = 60_000  # to learn from, of each language
 TRAIN_SEED, VAL_SEED, TOKENIZER_SEED = 5, 999, 1
 T = 120  # no story is longer
+MIN_P = 0.02  # a token that is less than this share as likely as the likeliest is not drawn
 STEPS = {"en": 4_000, "pt": 4_000, "both": 6_000}
 RECIPE = {"optimizer": "muon", "muon_lr": 0.02, "lr": 0.02, "schedule": "wsd", "weight_decay": 0.0}
 
@@ -80,20 +81,25 @@ def say(record, model) -> None:
         print(f"step {record.step}: {record.tokens:,} tokens, {record.val_loss:.4f}", flush=True)
 
 
-def scores(name: str, n: int = 500) -> dict:
-    """Of the model as shipped: losses and floors, nats per token; shares of n stories drawn."""
+def scores(name: str) -> dict:
+    """Of the model as shipped: losses and floors, nats per token; shares of stories drawn."""
     model, tokenizer = weights.story_model(name)
-    seeds = list(range(n))
-    drawn = generate(model, [[tokenizer.eot]] * n, T, Sampling(), [tokenizer.eot], seeds)
-    texts = [tokenizer.decode(ids) for ids in drawn]
     found = {"parameters": sum(p.numel() for p in model.parameters())}
-    found |= {"grammatical": 0.0, "consistent": 0.0}
+    for ending, sampling in {"": Sampling(), "_min_p": Sampling(min_p=MIN_P)}.items():
+        texts = drawn(model, tokenizer, sampling)
+        told = [rates(texts, language) for language in LANGUAGES[name]]
+        found[f"grammatical{ending}"] = round(sum(rate.grammatical for rate in told), 3)
+        found[f"consistent{ending}"] = round(sum(rate.consistent for rate in told), 3)
     for language in LANGUAGES[name]:
-        rate = rates(texts, language)
-        found["grammatical"] += rate.grammatical
-        found["consistent"] += rate.consistent
         found |= losses(model, tokenizer, language)
     return found
+
+
+def drawn(model: Decoder, tokenizer: Tokenizer, sampling: Sampling, n: int = 500) -> list[str]:
+    """n stories as the model tells them."""
+    seeds = list(range(n))
+    told = generate(model, [[tokenizer.eot]] * n, T, sampling, [tokenizer.eot], seeds)
+    return [tokenizer.decode(ids) for ids in told]
 
 
 def losses(model: Decoder, tokenizer: Tokenizer, language: str) -> dict[str, float]:
@@ -108,26 +114,34 @@ def losses(model: Decoder, tokenizer: Tokenizer, language: str) -> dict[str, flo
     }
 
 
+def score_again() -> None:
+    """Measures once more whatever is shipped."""
+    for name in json.loads(FACTS.read_text()):
+        keep(name, scores(name))
+
+
 def keep(name: str, facts: dict) -> None:
-    """Adds the facts of one model to those that are kept, and writes the card anew."""
+    """Adds the facts of one model to those that are kept."""
     known = json.loads(FACTS.read_text()) if FACTS.exists() else {}
-    known = {each: (known | {name: facts}).get(each) for each in LANGUAGES}
+    known[name] = known.get(name, {}) | facts
+    known = {each: known.get(each) for each in LANGUAGES}
     FACTS.write_text(json.dumps({k: v for k, v in known.items() if v}, indent=1) + "\n")
-    write_card()
 
 
 def write_card() -> None:
     """The card: how the models were made, how long that took, how good they are."""
     facts = json.loads(FACTS.read_text())
     rows_of_card = [row for name, known in facts.items() for row in card_rows(name, known)]
-    head = "| model | reads | loss | floor | above | grammatical | consistent | tokens | CPU min |"
-    table = [head, "|---" * 9 + "|", *rows_of_card]
+    names = "model, reads, loss, floor, above, grammatical, consistent, with min-p, tokens, CPU min"
+    head = f"| {names.replace(', ', ' | ')} |"
+    table = [head, "|---" * head.count(" | ") + "|---|", *rows_of_card]
     (ASSETS / "story_models.md").write_text(CARD.format(table="\n".join(table), **CARD_NUMBERS))
 
 
 def card_rows(name: str, known: dict) -> list[str]:
     """A row for each language that the model speaks."""
     shares = f"{known['grammatical']:.1%} | {known['consistent']:.1%}"
+    shares += f" | {known['grammatical_min_p']:.1%}, {known['consistent_min_p']:.1%}"
     work = f"{known['tokens']:,} | {known['cpu_minutes']:.0f}"
     found = []
     for language in LANGUAGES[name]:
@@ -142,6 +156,7 @@ def card_rows(name: str, known: dict) -> list[str]:
 CARD_NUMBERS = {
     "n_stories": f"{N_STORIES:,}",
     "t": T,
+    "min_p": MIN_P,
     "train_seed": TRAIN_SEED,
     "val_seed": VAL_SEED,
     "recipe": ", ".join(f"{key} = {value}" for key, value in RECIPE.items()),
@@ -162,7 +177,8 @@ worlds is one token.
 **How good they are.** Loss and floor are nats per token on 1,000 stories of seed {val_seed}, which
 training never saw: of more than 10^18 stories, none came twice. The floor is exact: no model can
 expect less. Grammatical and consistent (`helpers.world.rates`) are shares of 500 stories drawn at
-temperature 1, whole, as they came.
+temperature 1, whole, as they came; then both once more with `min_p` {min_p}, which never draws what
+is less than {min_p:.0%} as likely as the likeliest token.
 
 {table}
 
@@ -172,16 +188,17 @@ temperature 1, whole, as they came.
 
 def main(wanted: list[str]) -> None:
     """Makes what is asked for, or everything."""
-    known = ["tokenizer", *LANGUAGES, "card"]
+    known = ["tokenizer", *LANGUAGES, "scores", "card"]
     if set(wanted) - set(known):
         sys.exit(f"there is no {min(set(wanted) - set(known))!r}: choose from {', '.join(known)}")
     for name in wanted or known:
         if name == "tokenizer":
             train_tokenizer()
-        elif name == "card":
-            write_card()
-        else:
+        elif name == "scores":
+            score_again()
+        elif name in LANGUAGES:
             train_model(name)
+    write_card()
 
 
 if __name__ == "__main__":
