@@ -5,7 +5,7 @@ is in `sources`, making ids in `tokenizer`, training in `train`. Lesson 02 build
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -311,6 +311,64 @@ def positions(doc_ids: Tensor) -> Tensor:
     begins[..., 1:] = doc_ids[..., 1:] != doc_ids[..., :-1]
     latest_begin = torch.where(begins, places, 0).cummax(dim=-1).values
     return places - latest_begin
+
+
+# ---------------------------------------------------------------- chats
+
+
+def chat_rows(
+    conversations: Sequence[Sequence[Mapping[str, str]]],
+    tokenizer,
+    T: int,
+    learn: str = "answers",
+) -> tuple[Tensor, Tensor]:
+    """(inputs, targets), (N, T) int64: one chat per row, padded; targets are -100 on padding.
+
+    Learnt are the assistant's answers, each with its <|end|>; with learn="everything" the prompts,
+    too. An answer that does not fit into T is cut. ValueError, which names the chat, for one that
+    has an empty answer or none, that the assistant starts, or whose first prompt fills the row.
+    """
+    _require_positions(T)
+    if learn not in ("answers", "everything"):
+        raise ValueError(f"learn is {learn!r}: choose 'answers' or 'everything'")
+    if isinstance(conversations, Mapping) or not len(conversations):
+        raise ValueError("there are no conversations: give a list of lists of messages")
+    inputs = torch.full((len(conversations), T), tokenizer.eot)
+    targets = torch.full((len(conversations), T), IGNORED)
+    for i, conversation in enumerate(conversations):
+        _require_messages(i, conversation)
+        ids, mask = tokenizer.render_chat(conversation)
+        _require_answers(i, conversation)
+        _require_fitting_prompt(i, mask, T)
+        _fill(inputs[i], ids[:-1])
+        learnt = [learn == "everything" or part for part in mask]
+        _fill(targets[i], [id if part else IGNORED for id, part in zip(ids, learnt)][1:])
+    return inputs, targets
+
+
+def _require_messages(i: int, conversation) -> None:
+    if isinstance(conversation, (str, Mapping)):
+        raise ValueError(f"conversation {i} is not a list of messages: put it in a list")
+
+
+def _require_answers(i: int, conversation: Sequence[Mapping[str, str]]) -> None:
+    said = [(message["role"], message["content"]) for message in conversation]
+    roles = [role for role, _ in said if role != "system"]
+    if "assistant" not in roles:
+        raise ValueError(f"conversation {i} has no answer: add a message of the assistant's")
+    if roles[0] == "assistant":
+        raise ValueError(f"conversation {i} starts with the assistant: let the user speak first")
+    if any(role == "assistant" and not content.strip() for role, content in said):
+        raise ValueError(f"conversation {i} has an empty answer: leave the conversation out")
+
+
+def _require_fitting_prompt(i: int, mask: list[int], T: int) -> None:
+    n_prompt = mask.index(1)
+    if n_prompt > T:
+        raise ValueError(
+            f"the prompt of conversation {i} has {n_prompt} tokens and T is {T}: no room is left "
+            "for an answer; shorten the prompt, or take a larger T"
+        )
 
 
 def _fill(row: Tensor, ids: list[int]) -> None:

@@ -5,7 +5,7 @@ same whether it stands alone or in a batch: each has its own stream of random nu
 into tokens and back is in `tokenizer`. Lesson 04 makes a laboratory of the choices.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,6 +141,25 @@ def stream(
         if step.item() in stop:
             return
         yield step.item()
+
+
+def reply(
+    model: Decoder,
+    tokenizer,
+    conversations: Sequence[Sequence[Mapping[str, str]]],
+    max_new: int = 120,
+    sampling: Sampling = GREEDY,
+    seed: int | Sequence[int] = 0,
+) -> list[str]:
+    """The assistant's next turn in each chat, as text, up to `tokenizer.end` or max_new tokens.
+
+    Fewer where the longest chat leaves less room. ValueError if a chat fills the context.
+    """
+    prompts = [tokenizer.chat_prompt(messages) for messages in conversations]
+    room = model.cfg.context_length + 1 - max(map(len, prompts), default=0)
+    max_new = max(1, min(max_new, room))
+    new = generate(model, prompts, max_new, sampling, [tokenizer.end], seed)
+    return [tokenizer.decode(ids) for ids in new]
 
 
 @torch.no_grad()

@@ -347,10 +347,12 @@ class World:
         sentences, cast = [], {}
         for event in story.events:
             cast = {**(cast if self.remembers else {}), **dict(event.drawn)}
-            pieces = self._ways[event.sentence][event.way]
-            said = "".join(p if isinstance(p, str) else self._surface(p, cast) for p in pieces)
-            sentences.append(capital(said))
+            sentences.append(capital(self.say(self._ways[event.sentence][event.way], cast)))
         return " ".join(sentences)
+
+    def say(self, pieces: tuple[Piece, ...], cast: Cast) -> str:
+        """What the pieces of a sentence read, given who is who."""
+        return "".join(p if isinstance(p, str) else self._surface(p, cast) for p in pieces)
 
     def stories(self, n: int, seed: int = 0) -> list[str]:
         """n stories as texts; the same seed gives the same stories in either language."""

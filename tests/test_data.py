@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from helpers.data import (
     Batches,
     RowBatches,
+    chat_rows,
     count_cut,
     count_windows,
     document_mask,
@@ -24,6 +25,7 @@ from helpers.data import (
     windows,
     write_tokens,
 )
+from helpers.tokenizer import Tokenizer
 
 
 class Letters:
@@ -427,6 +429,75 @@ def test_without_the_mask_a_document_sees_its_neighbours():
     leaking = tiny_attention(inputs, positions(doc_ids), causal)
     torch.testing.assert_close(packed[doc_ids == 0], leaking[doc_ids == 0])
     assert (packed - leaking)[doc_ids == 1].abs().max() > 0.1
+
+
+# ---------------------------------------------------------------- chats
+
+BYTES_AND_SPECIALS = Tokenizer([])
+USER, ASSISTANT, STOP = (
+    BYTES_AND_SPECIALS.special_ids[name] for name in ("<|user|>", "<|assistant|>", "<|end|>")
+)
+ASKED = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b!"}]
+a, b, ask, shout = b"ab?!"
+
+
+def test_chat_rows_worked_by_hand():
+    inputs, targets = chat_rows([ASKED], BYTES_AND_SPECIALS, T=9)
+    pad = BYTES_AND_SPECIALS.eot
+    assert inputs.tolist() == [[USER, a, ask, STOP, ASSISTANT, b, shout, pad, pad]]
+    assert targets.tolist() == [[-100, -100, -100, -100, b, shout, STOP, -100, -100]]
+
+
+def test_chat_rows_can_learn_the_prompts_too():
+    _, targets = chat_rows([ASKED], BYTES_AND_SPECIALS, T=8, learn="everything")
+    assert targets.tolist() == [[a, ask, STOP, ASSISTANT, b, shout, STOP, -100]]
+
+
+def test_all_answers_of_a_chat_are_learnt_each_with_its_end():
+    _, targets = chat_rows([[*ASKED, *ASKED]], BYTES_AND_SPECIALS, T=20)
+    learnt = targets[targets >= 0].tolist()
+    assert learnt == [b, shout, STOP] * 2
+
+
+def test_an_answer_that_does_not_fit_is_cut():
+    inputs, targets = chat_rows([ASKED], BYTES_AND_SPECIALS, T=5)
+    assert inputs.tolist() == [[USER, a, ask, STOP, ASSISTANT]]
+    assert targets.tolist() == [[-100, -100, -100, -100, b]]
+
+
+def test_row_batches_take_chat_rows():
+    inputs, targets = chat_rows([ASKED] * 4, BYTES_AND_SPECIALS, T=30)
+    batch, answers = RowBatches(inputs, targets, B=2).next()
+    assert (
+        batch.tolist() == inputs[:2, :7].tolist() and answers.tolist() == targets[:2, :7].tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("chat", "sentence"),
+    [
+        (ASKED[::-1], "conversation 1 starts with the assistant: let the user speak first"),
+        ([{"role": "system", "content": "x"}, *ASKED[::-1]], "1 starts with the assistant"),
+        (ASKED[:1], "conversation 1 has no answer"),
+        ([], "conversation 1 has no answer"),
+        ([ASKED[0], {"role": "assistant", "content": " "}], "conversation 1 has an empty answer"),
+        ([{"role": "user", "content": "a" * 17}, ASKED[1]], "of conversation 1 has 20 tokens"),
+        (ASKED[0], "conversation 1 is not a list of messages"),
+        (["hello"], "message 0 is 'hello': it must be a dict"),
+    ],
+)
+def test_a_chat_that_teaches_nothing_is_refused_by_its_number(chat, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        chat_rows([ASKED, chat], BYTES_AND_SPECIALS, T=19)
+
+
+def test_what_is_no_list_of_chats_is_refused():
+    with pytest.raises(ValueError, match="learn is 'all': choose 'answers' or 'everything'"):
+        chat_rows([ASKED], BYTES_AND_SPECIALS, T=9, learn="all")
+    with pytest.raises(ValueError, match="there are no conversations"):
+        chat_rows([], BYTES_AND_SPECIALS, T=9)
+    with pytest.raises(ValueError, match="conversation 0 is not a list"):
+        chat_rows(ASKED, BYTES_AND_SPECIALS, T=9)
 
 
 # ---------------------------------------------------------------- bad input

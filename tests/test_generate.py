@@ -18,8 +18,18 @@ from transformers import (
 )
 
 from helpers.config import Latent, ModelConfig, Rope
-from helpers.generate import GREEDY, Sampling, draw, generate, left_padded, next_token_probs, stream
+from helpers.generate import (
+    GREEDY,
+    Sampling,
+    draw,
+    generate,
+    left_padded,
+    next_token_probs,
+    reply,
+    stream,
+)
 from helpers.model import Decoder
+from helpers.tokenizer import Tokenizer
 
 V = 37
 TINY = ModelConfig(
@@ -174,6 +184,39 @@ def test_prompts_end_together_and_padding_stands_before_0():
     tokens, positions = left_padded([[5, 6, 7], [8]])
     assert tokens.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert positions.tolist() == [[0, 1, 2], [-2, -1, 0]]
+
+
+# ---------------------------------------------------------------- answers in a chat
+
+WIDE = replace(TINY, vocab_size=261, context_length=24)
+CHATS = [[{"role": "user", "content": text}] for text in ("Hi", "Who is it?")]
+
+
+def test_a_reply_is_what_follows_the_prompt_up_to_its_end():
+    tokenizer, model = Tokenizer([]), Decoder(WIDE).double()
+    prompts = [tokenizer.chat_prompt(chat) for chat in CHATS]
+    stop = [tokenizer.special_ids["<|end|>"]]
+    new = generate(model, prompts, 5, Sampling(), stop, [3, 4])
+    replies = reply(model, tokenizer, CHATS, 5, Sampling(), [3, 4])
+    assert replies == [tokenizer.decode(ids) for ids in new]
+
+
+def test_a_reply_ends_before_the_end_of_the_turn():
+    tokenizer, model = Tokenizer([]), Decoder(replace(WIDE, tie_embeddings=False))
+    prompt = torch.tensor([tokenizer.chat_prompt(CHATS[0])])
+    with torch.no_grad():  # after this prompt, <|end|> is by far the likeliest token
+        model.lm_head.weight[tokenizer.special_ids["<|end|>"]] = 100 * model.hidden(prompt)[0, -1]
+    assert reply(model, tokenizer, CHATS[:1]) == [""]
+
+
+def test_a_reply_may_fill_the_context_and_a_chat_that_does_is_refused():
+    tokenizer, model = Tokenizer([]), Decoder(WIDE)
+    prompts = [tokenizer.chat_prompt(chat) for chat in CHATS]  # the longer has 13 tokens
+    new = generate(model, prompts, 12, stop=[tokenizer.special_ids["<|end|>"]])
+    assert reply(model, tokenizer, CHATS) == [tokenizer.decode(ids) for ids in new]
+    full = [{"role": "user", "content": "x" * 22}]
+    with pytest.raises(ValueError, match="do not fit into context_length = 24"):
+        reply(model, tokenizer, [full])
 
 
 def test_the_context_can_be_filled_to_its_last_place(tiny):
