@@ -1,6 +1,6 @@
 """Records when a model of stories learns to repeat colours, things and names: copying.json.
 
-    python assets/copying.py        # about five minutes of one core
+    python assets/copying.py        # about four minutes of one core
 
 Lesson 04 shows it for the run that it trains; here its own cells run with three other seeds.
 """
@@ -35,7 +35,7 @@ def watched(seed: int) -> dict[int, dict[str, float]]:
         exec(cell[name], names)
     names["widgets"].LivePlot = NoPicture
     run = cell["run"].replace("manual_seed(0)", f"manual_seed({seed})")
-    exec(run.replace("B=16)", f"B=16, seed={seed})"), names)
+    exec(run.replace("B=12)", f"B=12, seed={seed})"), names)
     return names["watched"]
 
 

@@ -5,16 +5,15 @@ appends a row for each to sweeps/NAME.csv beside this file: all its settings, an
 Without a name it lists the sweeps. The loop is `helpers.train`; nothing here trains by itself.
 """
 
-import csv
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import torch
+from recording import record
 
 from helpers import data
 from helpers.config import ModelConfig
@@ -25,7 +24,6 @@ from helpers.tokenizer import Tokenizer
 from helpers.train import LossBlewUp, evaluate, train
 from helpers.world import World
 
-FOLDER = Path(__file__).with_name("sweeps")
 LONGEST = 256  # tokens; the longest stories of these worlds are shorter
 POINTS = 60  # of a recorded curve
 N_VAL, N_WATCHED = 120, 40  # stories measured after a run, and during it
@@ -242,7 +240,7 @@ def mean_length(tok: Tokenizer) -> float:
 
 
 def measured(run: Run) -> dict:
-    """Trains, and returns the row of the table."""
+    """Trains, and returns what came out."""
     tok = tokenizer(run.languages)
     torch.manual_seed(run.seed)
     model = Decoder(config(run, tok.vocab_size))
@@ -262,7 +260,6 @@ def measured(run: Run) -> dict:
         blew_up = len(records) + 1
     seconds = time.process_time() - start
     return {
-        **asdict(run),
         "parameters": parameters(model.cfg),
         "in_blocks": parameters(model.cfg) - tok.vocab_size * run.d_model,
         "steps": steps,
@@ -302,7 +299,6 @@ def curve(values: list[float]) -> str:
 # ---------------------------------------------------------------- the sweeps
 
 SEEDS = (0, 1, 2)
-DEFAULTS = {field.name: field.default for field in fields(Run)}
 
 
 def seeded(runs: list[dict]) -> list[Run]:
@@ -429,41 +425,15 @@ SWEEPS = {
 }
 
 
-# ---------------------------------------------------------------- the table
-
-
-def recorded(file: Path) -> set[tuple]:
-    """The settings of the rows that the file has."""
-    if not file.exists():
-        return set()
-    with open(file, newline="", encoding="utf-8") as rows:
-        return {tuple(row[name] for name in DEFAULTS) for row in csv.DictReader(rows)}
-
-
-def as_written(run: Run) -> tuple:
-    """The run's settings as a CSV file has them."""
-    return tuple("" if value is None else str(value) for value in asdict(run).values())
-
-
-def append(file: Path, row: dict) -> None:
-    """Writes one row, and the head above the first."""
-    is_new = not file.exists()
-    with open(file, "a", newline="", encoding="utf-8") as rows:
-        writer = csv.DictWriter(rows, list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+# ---------------------------------------------------------------- all of it
 
 
 def main(*names: str) -> None:
     """Trains what is missing of each sweep: the first seed of all, then the next."""
     torch.set_num_threads(1)
-    FOLDER.mkdir(exist_ok=True)
     runs = [(run.seed, name, run) for name in names for run in SWEEPS[name]()]
     for _, name, run in sorted(runs, key=lambda entry: entry[0]):
-        file = FOLDER / f"{name}.csv"
-        if as_written(run) not in recorded(file):
-            append(file, measured(run))
+        record(name, [run], measured)
 
 
 if __name__ == "__main__":

@@ -216,6 +216,23 @@ def points(ax, series: dict, xlabel: str, ylabel: str, title: str = "", landmark
     return ax
 
 
+def clouds(ax, series: dict, xlabel: str, ylabel: str, title: str = ""):
+    """Each of `series` {label: [(x, y), ...]} as dots of one colour, named above the highest.
+
+    Blue is left for a line that is drawn on the same Axes.
+    """
+    ax = an_axes(ax)
+    _, *colours = PALETTE.values()
+    for (label, pairs), colour in zip(series.items(), colours):
+        ax.plot(*zip(*pairs), "D", color=colour, markersize=6, alpha=0.8)
+        highest = max(pairs, key=lambda pair: pair[1])
+        near = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(label, highest, color=readable(colour), **near)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.margins(y=0.12)
+    return ax
+
+
 def _short(x: float) -> str:
     """A tick's label: 0.03, 16, 131k."""
     return f"{x:g}" if x < 1000 else f"{x / 1000:.3g}k"
@@ -315,6 +332,7 @@ def losses(ax, records: list, title: str = "", landmarks=None):
         ax.axhline(y, color=COLOURS["floor"], linewidth=1, linestyle="--")
     ax.set(xlabel="tokens learnt from", ylabel="loss (nats per token)", title=title)
     ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.locator_params(axis="x", nbins=5)  # as many as 400,000 leaves room for
     ax.margins(x=0)
     ends = [(y[-1], label, COLOURS[label]) for label, (_, y) in curves.items()]
     ends += [(y, label, COLOURS["floor"]) for label, y in (landmarks or {}).items()]

@@ -393,6 +393,11 @@ class Tokenizer:
         """The id of <|endoftext|>."""
         return self._special("<|endoftext|>")
 
+    @property
+    def end(self) -> int:
+        """The id of <|end|>, with which a turn of a chat ends."""
+        return self._special("<|end|>")
+
     def _special(self, name: str) -> int:
         if name not in self.special_ids:
             raise ValueError(f"this tokenizer has no {name}: train it with specials=SPECIALS")
@@ -462,11 +467,28 @@ class Tokenizer:
         ids: list[int] = []
         mask: list[int] = []
         for n, message in enumerate(messages):
-            role, content = _role_and_content(n, message)
-            said = [*self.encode(content), self._special("<|end|>")]
-            ids += [self._special(f"<|{role}|>"), *said]
-            mask += [0, *[int(role == "assistant")] * len(said)]
+            turn, learnt = self._turn(*_role_and_content(n, message))
+            ids += turn
+            mask += learnt
         return ids, mask
+
+    def _turn(self, role: str, content: str) -> tuple[list[int], list[int]]:
+        said = [*self.encode(content), self.end]
+        return [self._special(f"<|{role}|>"), *said], [0, *[int(role == "assistant")] * len(said)]
+
+    def _invitation(self) -> list[int]:
+        return [self._special("<|assistant|>")]
+
+    def chat_prompt(self, messages: Iterable[Mapping[str, str]]) -> list[int]:
+        """The ids of a chat that waits for the assistant: what a model goes on from, to `<|end|>`.
+
+        ValueError if there is no message, or if the last one is not the user's.
+        """
+        messages = list(messages)
+        ids, _ = self.render_chat(messages)
+        if not messages or messages[-1]["role"] != "user":
+            raise ValueError("nobody waits for an answer: the last message must be the user's")
+        return [*ids, *self._invitation()]
 
     # To and from tiktoken and files
 

@@ -1,7 +1,13 @@
 """What several test files share."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+
+# The scripts in assets/ import each other as `python assets/…` lets them.
+sys.path.append(str(Path(__file__).parents[1] / "assets"))
 
 
 @pytest.fixture(scope="module")

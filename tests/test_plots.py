@@ -168,6 +168,14 @@ def test_losses_stand_over_the_tokens_at_which_they_were_measured():
     assert texts(ax) == ["floor", "train", "val"]
 
 
+def test_numbers_of_tokens_do_not_run_into_each_other():
+    ax = plots.losses(None, [record(step, 1.0) for step in range(1, 4167)])
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert len(boxes) > 2
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
 def test_a_long_run_is_drawn_smoothly_and_needs_no_validation():
     ax = plots.losses(None, [record(step, step % 2) for step in range(1, 101)])
     assert [len(line.get_xdata()) for line in ax.lines] == [100, 100]
@@ -205,6 +213,14 @@ def test_points_draws_every_seed_and_a_line_through_their_means():
     assert means.get_xydata().tolist() == [[1, 3], [3, 5]]
     assert seeds.get_xydata().tolist() == [[1, 2], [1, 4], [3, 5]]
     assert set(floor.get_ydata()) == {0.5} and texts(ax) == ["floor", "a"]
+
+
+def test_clouds_are_named_above_their_highest_dot_and_leave_blue_to_a_line():
+    ax = plots.clouds(None, {"PPO": [(1, 2.0), (3, 5.0)], "DPO": [(2, 1.0)]}, "x", "y", "t")
+    assert [line.get_xydata().tolist() for line in ax.lines] == [[[1, 2], [3, 5]], [[2, 1]]]
+    named = {text.get_text(): text.xy for text in ax.texts}
+    assert named == {"PPO": (3, 5.0), "DPO": (2, 1.0)}
+    assert plots.PALETTE["blue"] not in [line.get_color() for line in ax.lines]
 
 
 def test_a_log_axis_of_points_has_a_tick_where_something_was_measured():

@@ -3,39 +3,20 @@
 python -m pytest tests/test_sweeps.py -p no:nbval -o addopts=""
 """
 
-import csv
-import importlib.util
-from collections import Counter
-from pathlib import Path
-
 import pytest
+import sweeps
 import torch
 
 from helpers.sources import recorded
-
-FILE = Path(__file__).parents[1] / "assets" / "sweeps.py"
-SPEC = importlib.util.spec_from_file_location("sweeps", FILE)
-sweeps = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(sweeps)
-TABLES = sorted(path.stem for path in sweeps.FOLDER.glob("*.csv"))
+from tests.test_recording import holds_each_run_once
 
 
-def rows(name):
-    with open(sweeps.FOLDER / f"{name}.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def test_every_sweep_has_its_table():
-    assert TABLES == sorted(sweeps.SWEEPS)
-
-
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", sweeps.SWEEPS)
 def test_a_table_holds_each_run_of_its_sweep_once(name):
-    found = [tuple(row[key] for key in sweeps.DEFAULTS) for row in rows(name)]
-    assert Counter(found) == Counter(map(sweeps.as_written, sweeps.SWEEPS[name]()))
+    holds_each_run_once(name, sweeps.SWEEPS[name]())
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", sweeps.SWEEPS)
 def test_no_recorded_validation_loss_is_below_the_floor(name):
     for run in recorded(name):
         assert run["loss_en"] > run["floor_en"]
@@ -51,17 +32,6 @@ def test_the_smallest_run_trained_again_gives_the_row_that_is_recorded():
     assert again["loss_en"] == pytest.approx(row["loss_en"], abs=0.02)
     assert again["tokens_seen"] == row["tokens_seen"]
     assert again["parameters"] == row["parameters"]
-
-
-def test_a_run_that_was_recorded_is_not_trained_again(tmp_path, monkeypatch):
-    trained = []
-    monkeypatch.setattr(sweeps, "FOLDER", tmp_path)
-    monkeypatch.setattr(
-        sweeps, "measured", lambda run: trained.append(run) or sweeps.asdict(run) | {"loss_en": 1}
-    )
-    sweeps.main("quiz")
-    sweeps.main("quiz")
-    assert len(trained) == len(sweeps.quiz()) == len(rows("quiz"))
 
 
 def test_a_filter_that_knows_50_good_stories_tells_good_from_spoilt():
