@@ -139,7 +139,7 @@ class Crowd:
 
         Utilities with Gumbel noise are sorted, so that each pair for itself is as in `prefers`.
         """
-        felt = {answer: self._felt(answer) for answer in dict.fromkeys(answers)}
+        felt = {answer: self._felt(answer) for answer in answers}
         best_first = sorted(felt, key=felt.get, reverse=True)
         return [Pair(prompt, a, b) for a, b in combinations(best_first, 2)]
 

@@ -8,12 +8,13 @@ relative, at the end. Reading and writing the files is in `weights`; lesson 08 o
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from helpers.config import Layer, ModelConfig, as_dict, from_dict
+from helpers.config import Layer, ModelConfig, Rope, as_dict, from_dict
 from helpers.model import precise
 
 # ---------------------------------------------------------------- layouts
@@ -779,6 +780,81 @@ FAMILIES = {  # by model_type; of those that can say the same, the first is writ
     "phi3": PHI3,
     "stablelm": STABLELM,
 }
+
+# ---------------------------------------------------------------- GGUF
+# Other names for one of these architectures, and its config as metadata; they are only read.
+
+
+def gguf_block(cfg: ModelConfig, layer: Layer) -> Table:
+    """Queries and keys turn in neighbouring pairs."""
+    table = {"attn_norm": "attn_norm", "ffn_norm": "mlp_norm"}
+    table |= {"attn_v": "attn.wv", "attn_output": "attn.wo"}
+    table |= {f"ffn_{name}": f"mlp.{name}" for name in ("gate", "up", "down")}
+    for name, n_heads in (("q", cfg.n_heads), ("k", cfg.n_kv_heads)):
+        table[f"attn_{name}"] = Held(f"attn.w{name}", in_pairs(n_heads, cfg.head_dim))
+    return table
+
+
+GGUF_LLAMA = replace(
+    LLAMA,
+    block=gguf_block,
+    blocks="blk",
+    ends={"token_embd": "tok_emb", "output_norm": "norm", "output": "lm_head"},
+)
+LARGEST = 2**20  # no size of a real model is above this
+
+
+def read_metadata(metadata: dict, tensors: Iterable[str]) -> tuple[Family, ModelConfig]:
+    """The family and our config of what a GGUF file says; ValueError names what it says wrongly.
+
+    The head is tied to the embeddings where the file has no tensor for it.
+    """
+    tensors = set(tensors)
+    _require_said(metadata, "general.architecture", ["llama"])
+    _require_said(metadata, "llama.rope.scaling.type", ["none", None])
+    size = partial(_size, metadata)
+    width, n_heads = size("embedding_length"), size("attention.head_count")
+    head_dim = size("attention.key_length", width // n_heads)
+    for name in ("attention.value_length", "rope.dimension_count"):
+        _require_said(metadata, f"llama.{name}", [head_dim, None])
+    n_layers, tokens = size("block_count"), metadata.get("tokenizer.ggml.tokens")
+    if n_layers > len(tensors):  # before so many blocks are made
+        raise ValueError(f"it speaks of {n_layers} blocks, and holds {len(tensors)} tensors")
+    return GGUF_LLAMA, ModelConfig(
+        vocab_size=size("vocab_size", len(tokens) if isinstance(tokens, list) else None),
+        context_length=size("context_length"),
+        n_layers=n_layers,
+        d_model=width,
+        n_heads=n_heads,
+        n_kv_heads=size("attention.head_count_kv", n_heads),
+        head_dim=head_dim,
+        d_ff=size("feed_forward_length"),
+        norm_eps=_decimal(metadata, "attention.layer_norm_rms_epsilon"),
+        rope=Rope(theta=_decimal(metadata, "rope.freq_base", 10_000.0)),
+        tie_embeddings="output.weight" not in tensors,
+    )
+
+
+def _require_said(metadata: dict, name: str, known: list) -> None:
+    if metadata.get(name) not in known:
+        choices = " or ".join(repr(value) for value in known if value is not None)
+        raise ValueError(f"it says {name} = {metadata.get(name)!r}, and known here is {choices}")
+
+
+def _size(metadata: dict, name: str, default: int | None = None) -> int:
+    value = metadata.get(f"llama.{name}", default)
+    if type(value) is not int or not 0 < value <= LARGEST:
+        raise ValueError(f"it says llama.{name} = {value!r}: that is no size of a model")
+    return value
+
+
+def _decimal(metadata: dict, name: str, default: float | None = None) -> float:
+    """The number as it was before it was rounded to 32 bits: 1e-05 for 9.999999747378752e-06."""
+    value = metadata.get(f"llama.{name}", default)
+    if type(value) is not float or not 0 < value < math.inf:
+        raise ValueError(f"it says llama.{name} = {value!r}: it must be a number above 0")
+    return float(f"{value:.7g}")
+
 
 # ---------------------------------------------------------------- both directions
 

@@ -80,11 +80,15 @@ def _sha256(content):
 
 
 def _matches(file, sha256):
-    """Whether `file` can be read and has this sha256."""
+    """Whether `file` can be read and has this sha256; a large file is not held in memory."""
+    digest = hashlib.sha256()
     try:
-        return _sha256(file.read_bytes()) == sha256
+        with open(file, "rb") as opened:
+            while part := opened.read(1 << 20):
+                digest.update(part)
     except OSError:
         return False
+    return digest.hexdigest() == sha256
 
 
 # --- the cache ----------------------------------------------------------------------------------
@@ -291,6 +295,7 @@ def _start_pip(source, folder, log):
     command += (FOR_SDIST if _is_sdist(source) else FOR_WHEEL).split()
     environment = dict(os.environ, TMPDIR=str(folder), TEMP=str(folder), TMP=str(folder))
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    environment.setdefault("PIP_RESUME_RETRIES", "5")  # where a line broke; older pips ignore it
     return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
 
 

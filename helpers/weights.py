@@ -1,4 +1,4 @@
-"""Weights in files: our own format, one file; and folders as transformers reads and writes them.
+"""Weights in files: our own format, GGUF files, and folders as transformers reads and writes them.
 
 A file is written whole or not at all, and nothing is ever unpickled. What a file holds wrongly is
 refused in one sentence that names the tensor and the shapes. How published names, layouts and
@@ -19,10 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from helpers import gguf, sources, vocabulary
 from helpers.config import ModelConfig, as_dict, from_dict
 from helpers.model import Decoder
-from helpers.published import Family, Rule, read_config, rules, write_config
+from helpers.published import Family, Rule, read_config, read_metadata, rules, write_config
 from helpers.tokenizer import Tokenizer
+from helpers.vocabulary import ChatML
 
 ASSETS = Path(__file__).parents[1] / "assets"
 STORIES = {"en": "English", "pt": "Portuguese", "both": "both languages"}
@@ -104,6 +106,23 @@ def story_model(language: str = "en") -> tuple[Decoder, Tokenizer]:
     return model.eval(), Tokenizer.load(ASSETS / "story_tokenizer.json")
 
 
+def chat_model() -> tuple[Decoder, Tokenizer]:
+    """The story model of both languages, tuned to answer, in 32 bits, and its tokenizer.
+
+    What it can be asked is in `helpers.tasks`; how it was tuned, in assets/story_chat.py.
+    """
+    model = load(ASSETS / "story_chat.safetensors", torch.float32)
+    return model.eval(), Tokenizer.load(ASSETS / "story_tokenizer.json")
+
+
+def sums_model() -> tuple[Decoder, Tokenizer]:
+    """A small model that adds numbers of three digits, often wrongly, in 32 bits; its tokenizer.
+
+    Its tokens are the bytes and the specials: a digit is a token. assets/arithmetic.py made it.
+    """
+    return load(ASSETS / "sums.safetensors", torch.float32).eval(), Tokenizer([])
+
+
 class Unfilled(TorchFunctionMode):
     """Inside, no tensor is filled with random numbers."""
 
@@ -178,10 +197,14 @@ def from_pretrained(folder: str | Path, dtype: torch.dtype | None = None) -> Dec
     said = _read_json(folder / "config.json")
     _require_readable(said, folder)
     family, cfg = read_config(said)
-    shelf = Shelf(folder, family)
-    model = empty_decoder(replace(cfg, name=folder.resolve().name))
+    return _moved_in(Shelf(folder, family), replace(cfg, name=folder.resolve().name), dtype)
+
+
+def _moved_in(shelf: "Shelf | GgufShelf", cfg: ModelConfig, dtype: torch.dtype | None) -> Decoder:
+    """The decoder with all that lies on the shelf, tensor by tensor."""
+    model = empty_decoder(cfg)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = _found(rules(family, cfg, shapes), shelf, shapes)
+    found = _found(rules(shelf.family, cfg, shapes), shelf, shapes)
     _require_no_others(found, shelf, cfg)
     tensors = {}
     for rule in found:
@@ -212,8 +235,10 @@ def _require_readable(said: dict, folder: Path) -> None:
 class Shelf:
     """The tensors of a published folder by the names of the tables, read one at a time."""
 
+    config = "config.json"
+
     def __init__(self, folder: Path, family: Family):
-        self.folder, self.family = folder, family
+        self.path, self.family = folder, family
         self.places = {}  # by name: the file, and the name there
         for file in _files(folder):
             with _opened(file) as opened:
@@ -272,7 +297,7 @@ def _found(table: list[Rule], shelf: Shelf, shapes: dict[str, tuple]) -> list[Ru
     lacking = [rule.theirs for rule in table if not missing.isdisjoint(rule.ours)]
     if lacking:
         raise ValueError(
-            f"{shelf.folder} lacks the tensor {lacking[0]}, of which its config.json speaks"
+            f"{shelf.path} lacks the tensor {lacking[0]}, of which its {shelf.config} speaks"
         )
     return found
 
@@ -284,7 +309,7 @@ def _require_no_others(found: list[Rule], shelf: Shelf, cfg: ModelConfig) -> Non
     others = sorted(name for name in shelf.names - known if not ignored.search(name))
     if others:
         raise ValueError(
-            f"{shelf.folder} holds {others[0]}, a tensor for which its config.json has no place"
+            f"{shelf.path} holds {others[0]}, a tensor for which its {shelf.config} has no place"
         )
 
 
@@ -297,13 +322,56 @@ def _ours(rule: Rule, shelf: Shelf, shapes: dict[str, tuple], dtype) -> dict[str
         parts = []
     if [tuple(part.shape) for part in parts] != wanted:
         raise ValueError(
-            f"{shelf.folder}: {rule.theirs} has shape {tuple(theirs.shape)}, which does not make "
-            f"the {wanted[0]} of {rule.ours[0]} that its config.json speaks of"
+            f"{shelf.path}: {rule.theirs} has shape {tuple(theirs.shape)}, which does not make "
+            f"the {wanted[0]} of {rule.ours[0]} that its {shelf.config} speaks of"
         )
     return {
         name: torch.empty(part.shape, dtype=dtype or part.dtype).copy_(part)
         for name, part in zip(rule.ours, parts)
     }
+
+
+# ---------------------------------------------------------------- a GGUF file, read
+
+
+def from_gguf(file: str | Path, dtype: torch.dtype | None = None) -> Decoder:
+    """The decoder in a GGUF file of the Llama architecture, in 32 bits or in this dtype.
+
+    Its tensors, in F32, F16, Q8_0, Q4_1 or Q4_0, are unpacked one at a time, so that memory holds
+    the file, the model and one tensor more. ValueError and FileNotFoundError say what is wrong.
+    """
+    shelf = GgufShelf(file)
+    return _moved_in(shelf, shelf.cfg, dtype)
+
+
+def smollm_model(dtype: torch.dtype | None = None) -> tuple[Decoder, ChatML]:
+    """SmolLM2-135M-Instruct (arXiv:2502.02737), in 32 bits or in this dtype, and its tokenizer.
+
+    The model's weights were rounded to 4 bits, most of them. sources.NotHad if it cannot be had.
+    """
+    shelf = GgufShelf(sources.path("smollm2/instruct"))
+    model = _moved_in(shelf, shelf.cfg, dtype).eval()
+    return model, vocabulary.from_metadata(shelf.metadata)
+
+
+class GgufShelf:
+    """The tensors of a GGUF file by their names there, unpacked one at a time."""
+
+    config = "metadata"
+
+    def __init__(self, file: str | Path):
+        self.path = file
+        self.metadata, self.packed = gguf.read(file)
+        self.names = set(self.packed)
+        try:
+            self.family, cfg = read_metadata(self.metadata, self.names)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        self.cfg = replace(cfg, name=Path(file).stem)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor in 32 bits."""
+        return torch.from_numpy(self.packed[name].unpack())
 
 
 # ---------------------------------------------------------------- a published folder, written

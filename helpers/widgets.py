@@ -6,6 +6,7 @@ controls above them. What stands still is in `plots`. Lessons say what to find o
 
 import cmath
 import re
+from copy import deepcopy
 from functools import lru_cache
 from html import escape
 from itertools import count
@@ -17,9 +18,12 @@ from IPython.display import display
 from ipywidgets import (
     HTML,
     Button,
+    Checkbox,
     FloatSlider,
+    HBox,
     IntSlider,
     Layout,
+    Text,
     Textarea,
     ToggleButtons,
     VBox,
@@ -39,7 +43,7 @@ from helpers.families import (
     parameters,
     shown,
 )
-from helpers.generate import Sampling, generate, next_token_probs
+from helpers.generate import GREEDY, Sampling, generate, next_token_probs, stream
 from helpers.model import attention_weights
 from helpers.plots import (
     COLOURS,
@@ -57,6 +61,7 @@ from helpers.plots import (
     readable,
     visible,
 )
+from helpers.preferences import Clicks, Crowd, Pair, Question, labelled
 from helpers.tokenizer import merge_steps
 from helpers.train import Recipe, Record
 from helpers.world import LeavesTheWorld, World
@@ -584,3 +589,191 @@ def budget_explorer(law, flops_log: float = 24.0, served_log: float = 12.0) -> V
         flops_log=_float_slider("FLOPs, 10^", flops_log, 18, 27),
         served_log=_float_slider("served, 10^", served_log, 6, 16),
     )
+
+
+# ---------------------------------------------------------------- lesson 06
+
+SPEAKERS = {"user": "You", "assistant": "Model"}
+
+
+def chat_html(said: list[dict], note: str = "") -> str:
+    """The turns of a chat, each after the name of who speaks, and a note below them."""
+    turns = [f"<b>{SPEAKERS[turn['role']]}:</b> {escape(turn['content'])}" for turn in said]
+    return _page(*turns, f'<span style="color:{FAINT_INK}">{escape(note)}</span>')
+
+
+def fitting(said: list[dict], tokenizer, room: int) -> list[dict]:
+    """The latest turns that take at most `room` tokens, whole: a question goes with its answer.
+
+    ValueError if the last question alone is longer.
+    """
+    while len(tokenizer.chat_prompt(said)) > room:
+        if len(said) == 1:
+            raise ValueError(f"This alone has more than {room} tokens: say it in fewer words.")
+        said = said[2:]
+    return said
+
+
+def chat_pages(said: list, text: str, model, tokenizer, sampling, seed, most=120, remembers=True):
+    """Puts the question `text` and its answer into `said`; yields the page after each token.
+
+    The model reads the turns that leave room for `most` tokens, or the question alone.
+    """
+    room = model.cfg.context_length - most
+    said.append({"role": "user", "content": text})
+    try:
+        kept = [*fitting(said if remembers else said[-1:], tokenizer, room)]
+    except ValueError as problem:
+        said.pop()
+        yield chat_html(said, str(problem))
+        return
+    lost = len(said) - len(kept) if remembers else 0
+    note = f"Forgotten: the first {lost} turns. The model reads {room} tokens." if lost else ""
+    said.append({"role": "assistant", "content": ""})
+    ids, stop = [], [tokenizer.special_ids["<|end|>"]]
+    for token in stream(model, tokenizer.chat_prompt(kept), most, sampling, stop, seed):
+        ids.append(token)
+        said[-1]["content"] = tokenizer.decode(ids)
+        yield chat_html(said, note)
+    yield chat_html(said, note if len(ids) < most else f"{note} Cut off after {most} tokens.")
+
+
+def chat(model, tokenizer, sampling: Sampling = GREEDY, remembers: bool = False) -> VBox:
+    """A chat with the model: Enter sends, the answer appears word by word.
+
+    Unless it remembers, the model reads the last question only; the student can change that.
+    """
+    said, seeds, page = [], count(), HTML(chat_html([], "Nothing has been said."))
+    wide = Layout(width="50em")
+    # Without continuous_update the value changes when Enter is pressed or the box is left.
+    text = Text(placeholder="ask, and press Enter", layout=wide, continuous_update=False)
+    memory = Checkbox(remembers, description="the model reads the whole chat", indent=False)
+    button, anew = Button(description="Send"), Button(description="New chat")
+
+    def send(_=None):
+        asked, text.value = text.value.strip(), ""
+        how = {"sampling": sampling, "seed": next(seeds), "remembers": memory.value}
+        for html in chat_pages(said, asked, model, tokenizer, **how) if asked else ():
+            page.value = html
+
+    def forget(_=None):
+        said.clear()
+        page.value = chat_html([], "Nothing has been said.")
+
+    text.observe(send, names="value")
+    button.on_click(send)
+    anew.on_click(forget)
+    return VBox([page, text, memory, button, anew])
+
+
+# ---------------------------------------------------------------- lesson 07
+
+WHOSE = ("mine and the crowd's", "only mine", "only the crowd's")
+COLUMN = "flex:1 1 18em; max-width:32em; padding:0 12px;"
+
+
+def question_html(question: Question, note: str = "") -> str:
+    """A prompt, and the two answers to it side by side: one below the other if there is no room."""
+    prompt, *answers = map(escape, question)
+    columns = "".join(
+        f'<div style="{COLUMN} border-left:3px solid {COLOURS[colour]}"><b>{side}</b><br>{answer}'
+        "</div>"
+        for side, colour, answer in zip(("left", "right"), ("train", "val"), answers)
+    )
+    both = f'<div style="display:flex; flex-wrap:wrap; gap:12px">{columns}</div>'
+    return _page(note, f"<i>{prompt}</i>", both)
+
+
+def agreement(pairs: list[Pair], crowd: Crowd) -> str:
+    """In how many of these pairs the crowd would most likely have chosen the same."""
+    same = sum(crowd.chance(pair.chosen, pair.rejected) > 0.5 for pair in pairs)
+    return f"The crowd's taste agrees with yours in {same} of {_many(len(pairs), 'choice')}."
+
+
+class PreferenceClicks(VBox):
+    """Pairs of answers to choose from; each choice is in the file of `clicks` before the next pair.
+
+    `pairs()` are the choices made so far: yours, the crowd's or both, as the buttons below say.
+    """
+
+    def __init__(self, questions: list[Question], clicks: Clicks, crowd: Crowd | None = None):
+        super().__init__()
+        self.questions = [(prompt, a, b) for prompt, a, b in questions if a != b]
+        if not self.questions:
+            raise ValueError("there is nothing to compare: give prompts with two answers each")
+        self.clicks, self.crowd, self.skipped, self.problem = clicks, crowd, set(), ""
+        self.page, self.whose = HTML(), ToggleButtons(options=WHOSE, description="choices")
+        self.whose.style.button_width = "auto"
+        acts = {"left is better": self.choose_left, "right is better": self.choose_right}
+        self.buttons = [Button(description=words) for words in (*acts, "skip")]
+        for button, act in zip(self.buttons, (*acts.values(), self.skip)):
+            button.on_click(act)
+        self.whose.observe(self.redraw, names="value")
+        self.children = [self.page, HBox(self.buttons), *([self.whose] if crowd else [])]
+        self.redraw()
+
+    def mine(self) -> list[Pair]:
+        """Your choices among these questions, in an earlier session too."""
+        return labelled(self.questions, self.clicks.read()[0])
+
+    def pairs(self) -> list[Pair]:
+        """The choices that count; the crowd's are the same each time."""
+        mine = self.clicks.read()[0] if self.whose.value != WHOSE[2] else []
+        crowd = deepcopy(self.crowd) if self.whose.value != WHOSE[1] else None
+        return labelled(self.questions, mine, crowd)
+
+    def current(self) -> Question | None:
+        """The first question that was neither answered nor skipped."""
+        saved = self.clicks.read()[0]
+        left = (q for q in self.questions if q not in self.skipped)
+        return next((question for question in left if not labelled([question], saved)), None)
+
+    def choose_left(self, _=None) -> None:
+        if question := self.current():
+            self._save(Pair(*question))
+
+    def choose_right(self, _=None) -> None:
+        if question := self.current():
+            prompt, left, right = question
+            self._save(Pair(prompt, right, left))
+
+    def skip(self, _=None) -> None:
+        self.problem = ""
+        self.skipped |= {self.current()} - {None}
+        self.redraw()
+
+    def _save(self, pair: Pair) -> None:
+        """A choice that cannot be saved is not made: the pair stays, and the page says why."""
+        self.problem = ""
+        try:
+            self.clicks.add(pair)
+        except OSError as problem:
+            self.problem = str(problem)
+        self.redraw()
+
+    def redraw(self, _=None) -> None:
+        question = self.current()
+        for button in self.buttons:
+            button.disabled = question is None
+        if question:
+            self.page.value = question_html(question, self.progress())
+        else:
+            compared = agreement(self.mine(), self.crowd) if self.crowd and self.mine() else ""
+            self.page.value = _page(self.progress(), "That was the last pair.", compared)
+
+    def progress(self) -> str:
+        """How far you are, how many choices count, and what went wrong."""
+        done = f"<b>{len(self.mine())} of {_many(len(self.questions), 'pair')}</b> chosen"
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        counting = f" Choices that count: {len(self.pairs())}." if self.crowd else ""
+        damaged = self.clicks.damaged
+        lost = f" Damaged lines in your file, skipped: {damaged}." if damaged else ""
+        wrong = f"<br><b>{escape(self.problem)}</b>" if self.problem else ""
+        return f"{done}{skipped}.{counting}{lost}{wrong}"
+
+
+def preference_clicks(
+    questions: list[Question], clicks: Clicks, crowd: Crowd | None = None
+) -> PreferenceClicks:
+    """Two answers side by side and buttons to say which is better; its `pairs()` are the data."""
+    return PreferenceClicks(questions, clicks, crowd)

@@ -16,7 +16,7 @@ from tests import lint
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "config families sources tokenizer world tasks preferences data model generate published "
-    "weights runs recipe train lora align rlhf plots drawings widgets cases check"
+    "vocabulary gguf weights runs recipe train lora align rlhf plots drawings widgets cases check"
 ).split()
 MODULES = sorted(path.stem for path in (ROOT / "helpers").glob("*.py") if path.stem != "__init__")
 MAY_PRINT = {"sources", "train", "check"}

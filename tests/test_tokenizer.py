@@ -522,6 +522,21 @@ def test_a_message_that_is_none_is_refused(tokenizer, message, sentence):
         tokenizer.render_chat([CHAT[0], message])
 
 
+def test_a_prompt_is_the_chat_and_the_assistant_s_turn_begun(tokenizer):
+    ids = tokenizer.chat_prompt(CHAT[:2])
+    assert tokenizer.decode(ids) == (
+        "<|system|>Be brief.<|end|><|user|>Is it so?<|end|><|assistant|>"
+    )
+    whole, mask = tokenizer.render_chat(CHAT[:3])
+    assert whole[: len(ids)] == ids and mask.index(1) == len(ids)
+
+
+@pytest.mark.parametrize("messages", [[], CHAT[:1], CHAT[:3]])
+def test_a_prompt_ends_with_the_user(tokenizer, messages):
+    with pytest.raises(ValueError, match="the last message must be the user's"):
+        tokenizer.chat_prompt(messages)
+
+
 def test_a_tokenizer_without_the_specials_says_so():
     bare = Tokenizer([], specials=())
     with pytest.raises(ValueError, match=r"has no <\|end\|>: train it with specials"):

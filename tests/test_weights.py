@@ -217,6 +217,15 @@ def test_the_story_model_comes_with_its_tokenizer(tmp_path, monkeypatch):
         weights.story_model()
 
 
+def test_the_chat_model_comes_with_its_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    save(decoder().half(), tmp_path / "story_chat.safetensors")
+    Tokenizer.train("era uma vez um gato", 265).save(tmp_path / "story_tokenizer.json")
+    model, tokenizer = weights.chat_model()
+    assert model.tok_emb.weight.dtype == torch.float32 and not model.training
+    assert tokenizer.decode(tokenizer.encode("um gato")) == "um gato"
+
+
 # ---------------------------------------------------------------- layouts, MXFP4
 
 LAYOUTS = {

@@ -2,6 +2,7 @@
 
 import math
 import re
+from html import escape
 from html.parser import HTMLParser
 
 import matplotlib
@@ -15,6 +16,7 @@ from helpers.families import CATALOGUE, GPT2_124M, LLAMA3_8B, tiny
 from helpers.generate import GREEDY, Sampling
 from helpers.model import Decoder, attention_weights, rotate
 from helpers.plots import contrast
+from helpers.preferences import Clicks, Crowd, Pair
 from helpers.tokenizer import Tokenizer, merge_steps
 from helpers.train import Recipe, Record
 from helpers.widgets import (
@@ -29,6 +31,8 @@ from helpers.widgets import (
     merge_stepper,
     merges_html,
     next_tokens_html,
+    preference_clicks,
+    question_html,
     rotation_explorer,
     rotation_html,
     sampling_lab,
@@ -516,3 +520,179 @@ def test_budget_explorer_obeys_its_sliders():
     control(explorer, "FLOPs, 10^").value = 22
     control(explorer, "served, 10^").value = 8
     assert page_of(explorer).text == Reader(widgets.budget_html(even_law, 22, 8)).text
+
+
+# ---------------------------------------------------------------- lesson 06
+
+
+def turns(*texts):
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def small_talker():
+    """A random model of bytes, which talks nonsense until it is cut off."""
+    torch.manual_seed(0)
+    return Decoder(tiny(LLAMA3_8B, vocab_size=BYTES.vocab_size, context_length=64)).eval()
+
+
+def test_what_is_said_in_a_chat_stays_text():
+    reader = Reader(widgets.chat_html(turns(FORGED, "<b>no</b>"), "the <end>"))
+    assert f"You: {FORGED}" in reader.text and "Model: <b>no</b>" in reader.text
+    assert set(reader.tags) <= {"div", "span", "b"} and "the <end>" in reader.text
+
+
+def test_the_oldest_turns_are_left_out_in_pairs_until_the_chat_fits():
+    said = turns("a", "b", "c", "d", "efg")  # three signs a turn, and the last is waited for
+    everything = len(BYTES.chat_prompt(said))
+    assert everything == 4 * 3 + 5 + 1
+    assert widgets.fitting(said, BYTES, everything) == said
+    assert widgets.fitting(said, BYTES, everything - 1) == said[2:]
+    assert widgets.fitting(said, BYTES, 6) == said[4:]
+    with pytest.raises(ValueError, match="more than 5 tokens: say it in fewer words"):
+        widgets.fitting(said, BYTES, 5)
+
+
+def test_an_answer_appears_token_by_token_and_is_kept():
+    said, model = [], small_talker()
+    pages = [*widgets.chat_pages(said, "hi", model, BYTES, GREEDY, 0, 8)]
+    assert [turn["role"] for turn in said] == ["user", "assistant"]
+    lengths = [len(Reader(page).text) for page in pages]
+    assert len(pages) == 8 + 1 and lengths == sorted(lengths)
+    assert escape(said[1]["content"]) in pages[-2]
+    assert "Cut off after 8 tokens." in pages[-1]
+
+
+def test_a_chat_that_outgrows_the_context_goes_on_and_says_so():
+    said, model = [], small_talker()
+    for _ in range(4):
+        *_, page = widgets.chat_pages(said, "sixteen letters!", model, BYTES, GREEDY, 0, 20)
+    assert len(said) == 8
+    assert "Forgotten: the first 6 turns. The model reads 44 tokens." in page
+
+
+def test_a_question_too_long_for_the_context_is_answered_by_a_sentence_and_not_kept():
+    said = []
+    pages = [*widgets.chat_pages(said, "x" * 60, small_talker(), BYTES, GREEDY, 0, 20)]
+    assert said == [] and len(pages) == 1
+    assert "This alone has more than 44 tokens" in pages[0]
+
+
+def test_a_model_that_does_not_remember_reads_the_last_question_alone():
+    model, alone = small_talker(), []
+    said = turns("what I said before", "and what it answered")
+    for chat in (said, alone):
+        *_, _ = widgets.chat_pages(chat, "hi", model, BYTES, GREEDY, 0, 8, remembers=False)
+    assert said[3] == alone[1] and len(said) == 4
+
+
+def test_the_chat_answers_what_is_typed_and_forgets_when_asked_to():
+    torch.manual_seed(0)
+    model = Decoder(tiny(LLAMA3_8B, vocab_size=BYTES.vocab_size, context_length=130)).eval()
+    page, text, memory, send, anew = widgets.chat(model, BYTES).children
+    assert not memory.value
+    text.value = "hello"
+    assert "You: hello" in Reader(page.value).text and text.value == ""
+    before = page.value
+    text.value = "  "
+    send.click()
+    assert page.value == before
+    anew.click()
+    assert "hello" not in page.value
+
+
+# ---------------------------------------------------------------- lesson 07
+
+STORIES = World("en").stories(6, seed=2)
+QUESTIONS = [("one", *STORIES[:2]), ("two", *STORIES[2:4]), ("three", *STORIES[4:])]
+LEFT, RIGHT, SKIP = "left is better", "right is better", "skip"
+
+
+def press(widget, *names):
+    buttons = {button.description: button for button in widget.children[1].children}
+    for name in names:
+        buttons[name].click()
+
+
+def clicks_in(folder):
+    return Clicks(folder / "clicks.jsonl")
+
+
+def test_a_question_shows_its_prompt_and_both_answers_as_text():
+    reader = Reader(question_html(("<b>Ana", FORGED, "right\nanswer"), "note"))
+    assert reader.text == f"note<b>Analeft{FORGED}rightright\nanswer"
+    assert "script" not in reader.tags
+
+
+def test_each_choice_is_saved_at_once_and_the_next_pair_comes(tmp_path):
+    widget = preference_clicks(QUESTIONS, clicks_in(tmp_path))
+    assert "0 of 3 pairs chosen" in page_of(widget).text and STORIES[0] in page_of(widget).text
+    press(widget, RIGHT)
+    assert clicks_in(tmp_path).pairs() == [Pair("one", STORIES[1], STORIES[0])]
+    assert "1 of 3 pairs chosen" in page_of(widget).text and STORIES[2] in page_of(widget).text
+    press(widget, LEFT)
+    assert clicks_in(tmp_path).pairs()[1] == Pair("two", *STORIES[2:4])
+
+
+def test_after_a_restart_the_choices_are_there_and_it_goes_on_with_the_next(tmp_path):
+    press(preference_clicks(QUESTIONS, clicks_in(tmp_path)), LEFT)
+    widget = preference_clicks(QUESTIONS, clicks_in(tmp_path))
+    assert "1 of 3 pairs chosen" in page_of(widget).text and STORIES[2] in page_of(widget).text
+    assert widget.pairs() == [Pair("one", *STORIES[:2])]
+
+
+def test_what_was_skipped_is_not_saved_and_comes_back_after_a_restart(tmp_path):
+    widget = preference_clicks(QUESTIONS, clicks_in(tmp_path))
+    press(widget, SKIP)
+    assert "1 skipped" in page_of(widget).text and STORIES[2] in page_of(widget).text
+    assert clicks_in(tmp_path).count == 0 and widget.pairs() == []
+    assert STORIES[0] in page_of(preference_clicks(QUESTIONS, clicks_in(tmp_path))).text
+
+
+def test_at_the_end_the_buttons_rest_and_the_crowd_is_compared(tmp_path):
+    widget = preference_clicks(QUESTIONS, clicks_in(tmp_path), crowd := Crowd())
+    press(widget, LEFT, RIGHT, SKIP)
+    first, second = crowd.chance(*STORIES[:2]) > 0.5, crowd.chance(STORIES[3], STORIES[2]) > 0.5
+    assert f"agrees with yours in {first + second} of 2 choices" in page_of(widget).text
+    assert all(button.disabled for button in widget.children[1].children)
+    for choose in (widget.choose_left, widget.choose_right, widget.skip):
+        choose()  # a click that was on its way
+    assert clicks_in(tmp_path).count == 2 and "1 skipped" in page_of(widget).text
+
+
+def test_the_crowd_adds_to_my_choices_or_takes_their_place_at_any_time(tmp_path):
+    widget = preference_clicks(QUESTIONS, clicks_in(tmp_path), Crowd(noise=0))
+    alone = widget.pairs()
+    best = Pair("one", *STORIES[:2]) == alone[0]
+    press(widget, RIGHT if best else LEFT)  # against the crowd
+    mine = Pair("one", alone[0].rejected, alone[0].chosen)
+    assert widget.pairs() == [mine, *alone[1:]] and "that count: 3" in page_of(widget).text
+    whose = widget.children[2]
+    whose.value = "only mine"
+    assert widget.pairs() == [mine] and "that count: 1" in page_of(widget).text
+    whose.value = "only the crowd's"
+    assert widget.pairs() == alone == widget.pairs() and clicks_in(tmp_path).pairs() == [mine]
+
+
+def test_a_choice_that_cannot_be_saved_is_said_and_the_pair_stays(tmp_path):
+    (tmp_path / "plain").write_text("no folder")
+    widget = preference_clicks(QUESTIONS, clicks_in(tmp_path / "plain"))
+    press(widget, LEFT)
+    assert "your choice was not saved in" in page_of(widget).text
+    assert "0 of 3 pairs chosen" in page_of(widget).text and STORIES[0] in page_of(widget).text
+    press(widget, SKIP)
+    assert "not saved" not in page_of(widget).text
+
+
+def test_damaged_lines_are_counted_on_the_page(tmp_path):
+    clicks_in(tmp_path).file.write_bytes(b'{"prompt": "on')
+    widget = preference_clicks(QUESTIONS, clicks_in(tmp_path))
+    assert "Damaged lines in your file, skipped: 1" in page_of(widget).text
+    press(widget, LEFT)
+    assert clicks_in(tmp_path).count == 1
+
+
+def test_equal_answers_are_no_question_and_nothing_to_compare_is_refused(tmp_path):
+    widget = preference_clicks([("p", "x", "x"), *QUESTIONS], clicks_in(tmp_path))
+    assert "0 of 3 pairs" in page_of(widget).text
+    with pytest.raises(ValueError, match="there is nothing to compare"):
+        preference_clicks([("p", "x", "x")], clicks_in(tmp_path))
