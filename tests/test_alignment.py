@@ -18,11 +18,15 @@ def test_a_table_holds_each_run_of_its_sweep_once(name):
 
 @pytest.mark.parametrize("method", ["DPO", "GRPO", "PPO"])
 def test_every_method_reaches_the_taste_that_it_never_saw_and_stays_fluent(method):
-    runs = {(run["arm"], run["seed"]): run for run in recorded("alignment")}
-    for seed in alignment.SEEDS:
-        assert 0.4 < runs["start", seed]["likes"] < 0.6
-        assert runs[method, seed]["likes"] >= 0.85
-        assert runs[method, seed]["parses"] >= 0.85
+    """Half of the answers are liked at first, then 85 in 100 (mean of seeds); 85 are stories."""
+    runs = {
+        arm: [run for run in recorded("alignment") if run["arm"] == arm]
+        for arm in ("start", method)
+    }
+    before, after = ([run["likes"] for run in some] for some in runs.values())
+    assert 0.45 < sum(before) / 3 < 0.55
+    assert sum(after) / 3 >= 0.85 and min(after) > 0.8
+    assert all(run["parses"] >= 0.85 for run in runs[method])
 
 
 def test_a_reward_model_foresees_nearly_all_that_can_be_foreseen():
