@@ -68,6 +68,7 @@ FROM_ONE = ((PLACES[:, None] + 1) // 2 == (PLACES[None, :] + 1) // 2).tril()
 ROUTED = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 3.0]])
 TWO_BEST = torch.tensor([[True, True, False, False], [False, False, True, True]])
 CHOSEN_ONLY = ROUTED.masked_fill(~TWO_BEST, -math.inf).softmax(dim=-1)
+UNEQUAL = torch.tensor([[8.0, 0.0, 0.0, 0.0], [2.0, 4.0, 6.0, 8.0]])  # rewards of two groups
 
 EXERCISES = {
     # merge_pair(ids, pair, new_id): the ids, every occurrence of the pair replaced by new_id
@@ -539,6 +540,218 @@ EXERCISES = {
             "answers visible": "no text can be learnt to zero so fast: what need not be learnt?",
             "another language": "from one moment on it learns something else, and forgets",
             "healthy": "nothing leaps, nothing parts, and it comes closest to the floor",
+        },
+    ),
+    # template(record): the prompt of an Alpaca record, the part ### Input only where there is one
+    "06.1": Cases(
+        Case(
+            ({"instruction": "Who is it?", "input": "Ana had a ball.", "output": "Ana."},),
+            "### Instruction:\nWho is it?\n\n### Input:\nAna had a ball.\n\n### Response:\n",
+            [
+                (
+                    "### Instruction:\nWho is it?\n\n### Input:\nAna had a ball.\n\n"
+                    "### Response:\nAna.",
+                    "the answer is what the model has to write: stop before it",
+                ),
+                (
+                    "### Instruction:\nWho is it?\n\n### Response:\n",
+                    "there is an input here, and without it nobody can answer",
+                ),
+                (
+                    "### Instruction:\nWho is it?\n### Input:\nAna had a ball.\n### Response:\n",
+                    "an empty line parts the sections: \\n\\n",
+                ),
+                (
+                    "### Instruction:\nWho is it?\n\n### Input:\nAna had a ball.\n\n### Response:",
+                    "the answer begins on a new line: end with \\n",
+                ),
+            ],
+        ),
+        Case(
+            ({"instruction": "Say hello.", "input": "", "output": "Hello!"},),
+            "### Instruction:\nSay hello.\n\n### Response:\n",
+            [
+                (
+                    "### Instruction:\nSay hello.\n\n### Input:\n\n\n### Response:\n",
+                    "where the input is empty, its section is left out: a second template",
+                ),
+            ],
+        ),
+    ),
+    # targets_of(ids, mask): what each id but the last is to predict, -100 where nothing is learnt
+    "06.2": Cases(
+        Case(
+            ([7, 20, 21, 8, 30, 9], [0, 0, 0, 0, 1, 1]),
+            [-100, -100, -100, 30, 9],
+            [
+                ([-100, -100, -100, -100, 30, 9], "a target stands one place before its id: shift"),
+                ([-100, -100, -100, -100, 30], "the mask belongs to the target, not to the input"),
+                ([20, 21, 8, 30, 9], "what the user says is not learnt: -100 there"),
+                ([0, 0, 0, 30, 9], "0 is an id like others: what is not learnt is -100"),
+                ([-100, -100, -100, 30, -100], "the end is learnt, too, or the model never stops"),
+                ([-100, -100, -100, -100, 9], "the id before an answer predicts its first word"),
+                ([30, 9], "keep a place for each input, -100 where nothing is learnt"),
+                ([-100, -100, -100, 30, 9, -100], "nothing follows the last id: it has no target"),
+            ],
+        ),
+        Case(([5, 6, 7], [0, 1, 0]), [6, -100]),
+        Case(([5, 6], [1, 1]), [6]),
+    ),
+    # the numbers in adapters of rank 4 on wq and wv, 128 x 128 each, of two blocks
+    "06.3": Value(
+        2 * 2 * 4 * (128 + 128),
+        mistakes=[
+            (2 * 4 * (128 + 128), "count both: two blocks with two matrices each"),
+            (2 * 2 * 4 * 128, "an adapter is two matrices: A, 4 x 128, and B, 128 x 4"),
+            (2 * 2 * 128 * 128, "those are the matrices that stay as they are"),
+            (2 * 2 * 4 * 128 * 128, "A and B are thin: 4 x 128 and 128 x 4"),
+        ],
+    ),
+    # win_rate(a, b): the share of questions on which a's answer is better, a tie counting half
+    "06.4": Cases(
+        Case(
+            ([1, 1, 0, 0, 1], [0, 1, 1, 0, 0]),
+            0.6,
+            [
+                (0.4, "a tie is half a win: 1 and 1, 0 and 0"),
+                (2 / 3, "ties count as well: divide by all questions"),
+                (0.8, "a tie is only half a win"),
+                (3.0, "that is the number of wins: which share of the questions?"),
+            ],
+        ),
+        Case(([1, 1], [1, 1]), 0.5, [(0.0, "who is always as good wins half"), (1.0, "no: half")]),
+        Case(([0, 0, 0, 1], [1, 1, 1, 1]), 0.125),
+        Case(([3.0], [2.5]), 1.0, [(0.5, "grades need not be 0 and 1: the higher one wins")]),
+    ),
+    # pair_loss(chosen, rejected): the mean of -log sigmoid(chosen - rejected)
+    "07.1": Cases(
+        Case(
+            (torch.tensor([math.log(3.0), 0.0]), torch.tensor([0.0, math.log(3.0)])),
+            (math.log(4 / 3) + math.log(4)) / 2,
+            [
+                (math.log(4 / 3) + math.log(4), "that is the sum: the loss is the mean"),
+                (-(math.log(4 / 3) + math.log(4)) / 2, "a loss is -log p: turn the sign"),
+                (0.5, "that is the mean probability: the loss is -log of each"),
+                (math.log(2), "first -log sigmoid of each pair, then the mean"),
+                ((math.log(3) ** 2), "no grades and no squares: -log sigmoid of the difference"),
+            ],
+        ),
+        Case(
+            (torch.tensor([math.log(3.0)]), torch.tensor([0.0])),
+            math.log(4 / 3),
+            [(math.log(4), "chosen minus rejected, not the other way round")],
+        ),
+        Case(
+            (torch.tensor([0.0]), torch.tensor([1000.0])),
+            1000.0,
+            [(math.inf, "sigmoid(-1000) is rounded to 0, and its log is -inf: logsigmoid")],
+        ),
+        Case((torch.tensor([5.0, 5.0]), torch.tensor([5.0, 5.0])), math.log(2)),
+    ),
+    # preference_loss(chosen, rejected, ref_chosen, ref_rejected, beta): DPO, summed logps (B,)
+    "07.2": Cases(
+        Case(
+            (
+                torch.tensor([-10.0]),
+                torch.tensor([-12.0]),
+                torch.tensor([-11.0]),
+                torch.tensor([-11.0]),
+                math.log(3.0) / 2,
+            ),
+            math.log(4 / 3),
+            [
+                (math.log(4), "chosen minus rejected, each minus its reference"),
+                (-math.log(4 / 3), "a loss is -log p: turn the sign"),
+                (math.log1p(math.exp(-2.0)), "beta is missing: it multiplies the difference"),
+                (3 / 4, "that is the probability: the loss is -log of it"),
+            ],
+        ),
+        Case(
+            (
+                torch.tensor([-10.0, -30.0]),
+                torch.tensor([-20.0, -10.0]),
+                torch.tensor([-10.0, -30.0]),
+                torch.tensor([-20.0, -10.0]),
+                0.1,
+            ),
+            math.log(2),
+            [
+                (
+                    (math.log1p(math.exp(-1.0)) + math.log1p(math.exp(2.0))) / 2,
+                    "the reference is missing: only how far the policy has moved counts",
+                ),
+                (
+                    (math.log1p(math.exp(-2.0)) + math.log1p(math.exp(4.0))) / 2,
+                    "the reference is taken off: log p minus log p_ref",
+                ),
+                (2 * math.log(2), "that is the sum: the loss is the mean"),
+            ],
+        ),
+        Case(
+            (
+                torch.tensor([0.0]),
+                torch.tensor([0.0]),
+                torch.tensor([-4.0]),
+                torch.tensor([-2.0]),
+                0.5,
+            ),
+            math.log1p(math.exp(-1.0)),
+            [(math.log1p(math.exp(1.0)), "the reference is taken off: log p minus log p_ref")],
+        ),
+    ),
+    # advantages_of(rewards): (P, G), each reward minus its group's mean, over its group's std
+    "07.3": Cases(
+        Case(
+            (torch.tensor([[8.0, 0.0, 0.0, 0.0]]),),
+            torch.tensor([[1.5, -0.5, -0.5, -0.5]]),
+            [
+                (torch.tensor([[6.0, -2.0, -2.0, -2.0]]), "divide by the group's torch.std, too"),
+                (torch.tensor([[3.0, -1.0, -1.0, -1.0]]) / 3**0.5, "torch.std divides by G - 1"),
+                (torch.tensor([[2.0, 0.0, 0.0, 0.0]]), "first take off the group's mean"),
+                (torch.full((1, 4), math.nan), "a group is a row: dim=1"),
+            ],
+        ),
+        Case(
+            (UNEQUAL,),
+            torch.tensor([[1.5, -0.5, -0.5, -0.5], [-3.0, -1.0, 1.0, 3.0]])
+            / torch.tensor([[1.0], [(20 / 3) ** 0.5]]),
+            [
+                (
+                    (UNEQUAL - UNEQUAL.mean()) / UNEQUAL.std(),
+                    "each group has its own mean and its own deviation: dim=1, keepdim=True",
+                ),
+                (
+                    (UNEQUAL - UNEQUAL.mean(dim=0)) / UNEQUAL.std(dim=0),
+                    "a group is a row, the answers to one prompt: dim=1",
+                ),
+                (
+                    (UNEQUAL - UNEQUAL.mean(dim=1, keepdim=True)) / UNEQUAL.std(),
+                    "the deviation, too, is that of the group",
+                ),
+                (RuntimeError, "keepdim=True keeps a column of means, one for each group"),
+            ],
+        ),
+        Case(
+            (torch.tensor([[5.0, 5.0, 5.0]]),),
+            torch.zeros(1, 3),
+            [(torch.full((1, 3), math.nan), "0 / 0: add a little, 1e-4, to the deviation")],
+        ),
+    ),
+    # what happened in each of five: who wrote what is learnt, and who says how good it is
+    "07.4": Labels(
+        {
+            "Alpaca": "distillation",
+            "InstructGPT": "RLHF",
+            "R1-Zero": "RLVR",
+            "R1-Distill-Qwen": "distillation",
+            "a judge": "RLAIF",
+        },
+        choices=("distillation", "RLHF", "RLAIF", "RLVR"),
+        hints={
+            "distillation": "it imitates texts that another model wrote, and none of its own",
+            "RLHF": "it learns from its own answers, and people compare them",
+            "RLAIF": "it learns from its own answers, and who compares them is no person",
+            "RLVR": "it learns from its own answers, and a rule verifies them",
         },
     ),
 }

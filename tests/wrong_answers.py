@@ -425,4 +425,150 @@ happened = {
         'happened = ["healthy"] * 6',
         'happened = dict.fromkeys("ABCDEF", "fine")',
     ],
+    "06.1": [
+        # the answer is in the prompt
+        """
+def template(record):
+    middle = f"### Input:\\n{record['input']}\\n\\n" if record["input"] else ""
+    start = f"### Instruction:\\n{record['instruction']}\\n\\n"
+    return start + middle + "### Response:\\n" + record["output"]
+""",
+        # one template for all
+        """
+def template(record):
+    middle = f"### Input:\\n{record['input']}\\n\\n"
+    return f"### Instruction:\\n{record['instruction']}\\n\\n{middle}### Response:\\n"
+""",
+        # the input is forgotten
+        """
+def template(record):
+    return f"### Instruction:\\n{record['instruction']}\\n\\n### Response:\\n"
+""",
+    ],
+    "06.2": [
+        # not shifted
+        """
+def targets_of(ids, mask):
+    return [id if learnt else -100 for id, learnt in zip(ids, mask)]
+""",
+        # the mask of the input instead of the target's
+        """
+def targets_of(ids, mask):
+    return [id if learnt else -100 for id, learnt in zip(ids[1:], mask)]
+""",
+        # everything is learnt
+        """
+def targets_of(ids, mask):
+    return ids[1:]
+""",
+    ],
+    "06.3": [
+        "numbers = 4 * (128 + 128)",
+        "numbers = 2 * 2 * 4 * 128",
+        "numbers = 2 * 2 * 128 * 128",
+    ],
+    "06.4": [
+        # ties are losses
+        """
+def win_rate(a, b):
+    return sum(x > y for x, y in zip(a, b)) / len(a)
+""",
+        # ties are left out
+        """
+def win_rate(a, b):
+    wins, losses = sum(x > y for x, y in zip(a, b)), sum(x < y for x, y in zip(a, b))
+    return wins / (wins + losses)
+""",
+        # ties are wins
+        """
+def win_rate(a, b):
+    return sum(x >= y for x, y in zip(a, b)) / len(a)
+""",
+    ],
+    "07.1": [
+        "def pair_loss(chosen, rejected): return -torch.sigmoid(chosen - rejected).mean().log()",
+        "def pair_loss(chosen, rejected): return -torch.sigmoid(chosen - rejected).log().mean()",
+        "def pair_loss(chosen, rejected): return torch.sigmoid(chosen - rejected).log().mean()",
+        "def pair_loss(chosen, rejected): return ((chosen - rejected) ** 2).mean()",
+        # turned round
+        """
+def pair_loss(chosen, rejected):
+    return -torch.nn.functional.logsigmoid(rejected - chosen).mean()
+""",
+        """
+def pair_loss(chosen, rejected):
+    return -torch.nn.functional.logsigmoid(chosen - rejected).sum()
+""",
+    ],
+    "07.2": [
+        # no reference
+        """
+def preference_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+    return -torch.nn.functional.logsigmoid(beta * (chosen - rejected)).mean()
+""",
+        # no beta
+        """
+def preference_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+    lead = (chosen - ref_chosen) - (rejected - ref_rejected)
+    return -torch.nn.functional.logsigmoid(lead).mean()
+""",
+        # the reference the wrong way round
+        """
+def preference_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+    lead = (chosen + ref_chosen) - (rejected + ref_rejected)
+    return -torch.nn.functional.logsigmoid(beta * lead).mean()
+""",
+        """
+def preference_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+    lead = (rejected - ref_rejected) - (chosen - ref_chosen)
+    return -torch.nn.functional.logsigmoid(beta * lead).mean()
+""",
+        """
+def preference_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+    lead = (chosen - ref_chosen) - (rejected - ref_rejected)
+    return -torch.nn.functional.logsigmoid(beta * lead).sum()
+""",
+    ],
+    "07.3": [
+        "def advantages_of(rewards): return rewards - rewards.mean(dim=1, keepdim=True)",
+        "def advantages_of(rewards): return (rewards - rewards.mean()) / (rewards.std() + 1e-4)",
+        "def advantages_of(rewards): return (rewards - rewards.mean(0)) / (rewards.std(0) + 1e-4)",
+        # over G, not over G - 1
+        """
+def advantages_of(rewards):
+    deviation = rewards.std(dim=1, keepdim=True, correction=0)
+    return (rewards - rewards.mean(dim=1, keepdim=True)) / (deviation + 1e-4)
+""",
+        # equal rewards: 0 / 0
+        """
+def advantages_of(rewards):
+    better = rewards - rewards.mean(dim=1, keepdim=True)
+    return better / rewards.std(dim=1, keepdim=True)
+""",
+        """
+def advantages_of(rewards):
+    return (rewards - rewards.mean(dim=1)) / (rewards.std(dim=1) + 1e-4)
+""",
+    ],
+    "07.4": [
+        """
+which = {
+    "Alpaca": "RLAIF",
+    "InstructGPT": "RLHF",
+    "R1-Zero": "RLVR",
+    "R1-Distill-Qwen": "distillation",
+    "a judge": "RLAIF",
+}
+""",
+        """
+which = {
+    "Alpaca": "distillation",
+    "InstructGPT": "distillation",
+    "R1-Zero": "RLHF",
+    "R1-Distill-Qwen": "RLVR",
+    "a judge": "RLAIF",
+}
+""",
+        'which = dict.fromkeys(["Alpaca", "InstructGPT"], "RLHF")',
+    ],
 }
