@@ -1,7 +1,7 @@
 """Makes a small model that adds badly, and records what each way of tuning makes of it.
 
     python assets/arithmetic.py model    # sums.safetensors: about a minute of one core
-    python assets/arithmetic.py sweep    # what sweeps/sums.csv lacks: about a minute for each run
+    python assets/arithmetic.py sweep    # what sweeps/sums.csv lacks: half a minute for each run
     python assets/arithmetic.py card     # sums.md, from what is recorded
 
 Half of the sums that the model was shown are worked out column by column, the other half give the
@@ -404,7 +404,8 @@ much better at the second.
 are worked out; {right_if_worked:.1%} of these are right, and {right_at_once:.1%} of the others.
 
 **What tuning makes of it.** Means over {n_seeds} seeds (sweeps/sums.csv), at temperature 1 but for
-the column greedy; pass@16: at least one of 16 answers is right.
+the column greedy; pass@16: at least one of 16 answers is right. The seconds were taken on a busy
+machine: compare them roughly.
 
 {table}
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers.rlhf import roll_out
+from helpers.sources import recorded
 from helpers.tasks import is_right_sum, sums
 from helpers.weights import sums_model
 from tests.test_recording import holds_each_run_once
@@ -124,3 +125,11 @@ def test_groups_that_are_all_right_or_all_wrong_are_dropped(one_thread):
 
 def test_the_table_holds_each_run_once():
     holds_each_run_once("sums", arithmetic.runs())
+
+
+def test_grpo_gains_30_points_with_every_seed_and_more_of_the_same_does_not():
+    right = {run["arm"]: [] for run in recorded("sums")}
+    for run in recorded("sums"):
+        right[run["arm"]].append(run["sampled"])
+    (start,) = right["start"]
+    assert min(right["GRPO"]) > start + 0.3 > max(right["shown more"]) + 0.15
