@@ -44,6 +44,7 @@ from helpers.runs import (
     anyone,
     deferred_signals,
     hand_round,
+    leave_torchrun,
     my_share,
     n_processes,
     only_user,
@@ -428,3 +429,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    leave_torchrun()
