@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import cycle, islice
 
 import torch
-from recording import record
+from recording import command_line
 
 from helpers import weights
 from helpers.align import RewardModel
@@ -360,15 +360,5 @@ SWEEPS = {
 }
 
 
-def main(*names: str) -> None:
-    """Makes what is missing of each sweep."""
-    torch.set_num_threads(1)
-    for name in names:
-        runs, measure = SWEEPS[name]
-        record(name, runs(), measure)
-
-
 if __name__ == "__main__":
-    if not sys.argv[1:] or set(sys.argv[1:]) - set(SWEEPS):
-        sys.exit(f"say which sweeps: {' '.join(SWEEPS)}")
-    main(*sys.argv[1:])
+    command_line(SWEEPS, sys.argv[1:])

@@ -6,9 +6,12 @@ start it again: what its table has is not run again. The lessons read the tables
 """
 
 import csv
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+
+import torch
 
 FOLDER = Path(__file__).with_name("sweeps")
 
@@ -19,6 +22,19 @@ def record(name: str, runs: Iterable, measured: Callable[..., dict], folder: Pat
     for run in runs:
         if as_written(run) not in recorded(file, run):
             append(file, asdict(run) | measured(run))
+
+
+def command_line(sweeps: dict[str, tuple], names: list[str]) -> None:
+    """Makes what is missing of the named sweeps: the first seed of all, then the next.
+
+    `sweeps` has for each name the function that lists its runs, and the one that measures a run.
+    """
+    if not names or set(names) - set(sweeps):
+        sys.exit(f"say which sweeps: {' '.join(sweeps)}")
+    torch.set_num_threads(1)
+    runs = [(run.seed, name, run) for name in names for run in sweeps[name][0]()]
+    for _, name, run in sorted(runs, key=lambda entry: entry[0]):
+        record(name, [run], sweeps[name][1])
 
 
 def as_written(run) -> tuple[str, ...]:

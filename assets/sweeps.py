@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import torch
-from recording import record
+from recording import command_line
 
 from helpers import data
 from helpers.config import ModelConfig
@@ -409,7 +409,7 @@ def quiz() -> list[Run]:
 
 
 SWEEPS = {
-    sweep.__name__: sweep
+    sweep.__name__: (sweep, measured)
     for sweep in (
         repeats,
         stability,
@@ -425,18 +425,5 @@ SWEEPS = {
 }
 
 
-# ---------------------------------------------------------------- all of it
-
-
-def main(*names: str) -> None:
-    """Trains what is missing of each sweep: the first seed of all, then the next."""
-    torch.set_num_threads(1)
-    runs = [(run.seed, name, run) for name in names for run in SWEEPS[name]()]
-    for _, name, run in sorted(runs, key=lambda entry: entry[0]):
-        record(name, [run], measured)
-
-
 if __name__ == "__main__":
-    if not sys.argv[1:] or set(sys.argv[1:]) - set(SWEEPS):
-        sys.exit(f"say which sweeps: {' '.join(SWEEPS)}")
-    main(*sys.argv[1:])
+    command_line(SWEEPS, sys.argv[1:])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from recording import record
+from recording import command_line
 from torch import Tensor
 
 from helpers import data, lora, weights
@@ -136,7 +136,7 @@ def solved(model: Decoder, name: str, n: int = 200, **tasks) -> tuple[float, flo
     """Shares of n new puzzles whose answer is right, and whose answer begins right."""
     tok, asked = bytes_only(), puzzles(n, 99, **tasks)
     prompts = [written(puzzle, name)[0] for puzzle in asked]
-    texts = map(tok.decode, generate(model, prompts, 10, stop=[tok.special_ids["<|end|>"]]))
+    texts = map(tok.decode, generate(model, prompts, 10, stop=[tok.end]))
     pairs = [(text, puzzle["answer"]) for text, puzzle in zip(texts, asked)]
     begun = sum(text.startswith(answer) for text, answer in pairs)
     return sum(text == answer for text, answer in pairs) / n, begun / n
@@ -383,15 +383,5 @@ SWEEPS = {  # each: its runs, and how one is made
 }
 
 
-def main(*names: str) -> None:
-    """Makes what is missing of each sweep: the first seed of all, then the next."""
-    torch.set_num_threads(1)
-    runs = [(run.seed, name, run) for name in names for run in SWEEPS[name][0]()]
-    for _, name, run in sorted(runs, key=lambda entry: entry[0]):
-        record(name, [run], SWEEPS[name][1])
-
-
 if __name__ == "__main__":
-    if not sys.argv[1:] or set(sys.argv[1:]) - set(SWEEPS):
-        sys.exit(f"say which sweeps: {' '.join(SWEEPS)}")
-    main(*sys.argv[1:])
+    command_line(SWEEPS, sys.argv[1:])

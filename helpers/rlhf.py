@@ -56,18 +56,13 @@ def roll_out(
 
     One of max_new tokens was cut off, and has no end. ValueError if a prompt leaves it no room.
     """
-    asked, end = [prompt_ids(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer)
+    asked, end = [prompt_ids(tokenizer, prompt) for prompt in prompts], tokenizer.end
     said = generate(model, asked, max_new, Sampling(), [end], list(seeds))
     ended = [[*ids, end] if len(ids) < max_new else ids for ids in said]
     inputs, targets = rows(asked, ended)
     with torch.no_grad():
         old_logps = answer_logps(model, inputs, targets)
     return Rollout([*prompts], [*map(tokenizer.decode, said)], inputs, targets, old_logps)
-
-
-def end_of_turn(tokenizer: Tokenizer) -> int:
-    """The token that ends an answer."""
-    return tokenizer.special_ids["<|end|>"]
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -268,7 +263,7 @@ def pair_rows(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> tuple[Tensor, Tens
 
 def text_rows(tokenizer: Tokenizer, prompts, answers) -> tuple[Tensor, Tensor]:
     """(inputs, targets), (N, T), of prompts and answers in plain text, each answer with its end."""
-    asked, end = [prompt_ids(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer)
+    asked, end = [prompt_ids(tokenizer, prompt) for prompt in prompts], tokenizer.end
     return rows(asked, [[*tokenizer.encode(answer), end] for answer in answers])
 
 

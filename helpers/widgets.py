@@ -630,7 +630,7 @@ def chat_pages(said: list, text: str, model, tokenizer, sampling, seed, most=120
     lost = len(said) - len(kept) if remembers else 0
     note = f"Forgotten: the first {lost} turns. The model reads {room} tokens." if lost else ""
     said.append({"role": "assistant", "content": ""})
-    ids, stop = [], [tokenizer.special_ids["<|end|>"]]
+    ids, stop = [], [tokenizer.end]
     for token in stream(model, tokenizer.chat_prompt(kept), most, sampling, stop, seed):
         ids.append(token)
         said[-1]["content"] = tokenizer.decode(ids)

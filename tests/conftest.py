@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import pyplot as plt
+
+from helpers import plots
 
 # The scripts in assets/ import each other as `python assets/…` lets them.
 sys.path.append(str(Path(__file__).parents[1] / "assets"))
@@ -17,3 +20,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def course_style():
+    """The style of the lessons' figures; whatever was drawn is closed afterwards."""
+    with plt.rc_context():
+        plots.style()
+        yield
+    plt.close("all")

@@ -16,13 +16,7 @@ from helpers import drawings, plots
 from helpers.families import GPT2_124M, LLAMA3_8B
 from helpers.plots import FAINT_INK, INK, PALETTE, contrast
 
-
-@pytest.fixture(autouse=True)
-def course_style():
-    with plt.rc_context():
-        plots.style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 def texts(ax):

@@ -14,13 +14,7 @@ from helpers import plots
 from helpers.plots import FAINT_INK, INK, PALETTE, PAPER, TINTS, contrast, readable, visible
 from helpers.train import Record
 
-
-@pytest.fixture(autouse=True)
-def course_style():
-    with plt.rc_context():
-        plots.style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("course_style")
 
 
 def texts(ax):
