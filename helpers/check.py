@@ -68,6 +68,8 @@ FROM_ONE = ((PLACES[:, None] + 1) // 2 == (PLACES[None, :] + 1) // 2).tril()
 ROUTED = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 3.0]])
 TWO_BEST = torch.tensor([[True, True, False, False], [False, False, True, True]])
 CHOSEN_ONLY = ROUTED.masked_fill(~TWO_BEST, -math.inf).softmax(dim=-1)
+ROWS_OF_ONE_HEAD = torch.arange(12.0).view(6, 2)  # a matrix of queries, or of keys
+ROWS_OF_TWO_HEADS = torch.arange(8.0).view(8, 1)
 UNEQUAL = torch.tensor([[8.0, 0.0, 0.0, 0.0], [2.0, 4.0, 6.0, 8.0]])  # rewards of two groups
 
 EXERCISES = {
@@ -753,5 +755,199 @@ EXERCISES = {
             "RLAIF": "it learns from its own answers, and who compares them is no person",
             "RLVR": "it learns from its own answers, and a rule verifies them",
         },
+    ),
+    # our_name(name): transformers' name of one of a block's seven matrices to ours
+    "08.1": Cases(
+        Case(
+            ("model.layers.3.self_attn.q_proj.weight",),
+            "blocks.3.attn.wq.weight",
+            [
+                ("model.layers.3.self_attn.q_proj.weight", "nothing is replaced: is it a match?"),
+                ("blocks.3.attn.q.weight", "ours is wq: a w stands before the letter"),
+                ("blocks.3.attn.q_proj.weight", "q_proj is wq with us"),
+                ("blocks.3.self_attn.wq.weight", "self_attn is attn with us"),
+                ("model.blocks.3.attn.wq.weight", "with us no `model.` stands first"),
+            ],
+        ),
+        Case(
+            ("model.layers.12.mlp.gate_proj.weight",),
+            "blocks.12.mlp.gate.weight",
+            [
+                ("model.layers.12.mlp.gate_proj.weight", "a block's number may have two digits"),
+                ("blocks.1.mlp.gate.weight", "a block's number may have two digits: \\d+"),
+                ("blocks.12.mlp.wgate.weight", "the MLP's matrices have no w: gate, up, down"),
+                ("blocks.12.mlp.gate_proj.weight", "_proj goes in the MLP, too"),
+            ],
+        ),
+        Case(("model.layers.0.self_attn.o_proj.weight",), "blocks.0.attn.wo.weight"),
+        Case(("model.layers.29.mlp.down_proj.weight",), "blocks.29.mlp.down.weight"),
+        Case(
+            ("model.norm.weight",),
+            "model.norm.weight",
+            [
+                ("norm.weight", "leave a name that is none of the seven as it is"),
+                (AttributeError, "where nothing matches, re.match gives None"),
+            ],
+        ),
+    ),
+    # in_neighbouring_pairs(rows, n_heads): our rows (n_heads * D, in) in the order of the file
+    "08.2": Cases(
+        Case(
+            (ROWS_OF_ONE_HEAD, 1),
+            ROWS_OF_ONE_HEAD[[0, 3, 1, 4, 2, 5]],
+            [
+                (ROWS_OF_ONE_HEAD, "nothing has moved: our row 3 turns with row 0, so it is next"),
+                (
+                    ROWS_OF_ONE_HEAD[[0, 2, 4, 1, 3, 5]],
+                    "that is the way in: this is the way back, row 0 and then row 3",
+                ),
+            ],
+        ),
+        Case(
+            (ROWS_OF_TWO_HEADS, 2),
+            ROWS_OF_TWO_HEADS[[0, 2, 1, 3, 4, 6, 5, 7]],
+            [
+                (
+                    ROWS_OF_TWO_HEADS[[0, 4, 1, 5, 2, 6, 3, 7]],
+                    "each head's rows stay together: use n_heads",
+                ),
+                (
+                    ROWS_OF_TWO_HEADS.view(2, 2, 2, 1).transpose(1, 2).reshape(8),
+                    "give (rows, in) again: flatten the first three axes only",
+                ),
+            ],
+        ),
+    ),
+    # rounded(row, group, bits): each group to whole multiples of max|w| / (2**(bits-1) - 1)
+    "08.3": Cases(
+        Case(
+            (torch.tensor([7.0, 3.4, -2.6, 0.2, 0.7, 0.34, -0.26, 0.02]), 4, 4),
+            torch.tensor([7.0, 3.0, -3.0, 0.0, 0.7, 0.3, -0.3, 0.0]),
+            [
+                (
+                    torch.tensor([7.0, 3.0, -3.0, 0.0, 1.0, 0.0, 0.0, 0.0]),
+                    "each group has a scale of its own",
+                ),
+                (
+                    torch.tensor([7.0, 3.0, -3.0, 0.0, 7.0, 3.0, -3.0, 0.0]),
+                    "those are the codes: multiply them by the scale",
+                ),
+                (
+                    torch.tensor([[7.0, 3.0, -3.0, 0.0], [0.7, 0.3, -0.3, 0.0]]),
+                    "give back one row: flatten()",
+                ),
+                (
+                    torch.tensor([7.0, 3.0, -2.0, 0.0, 0.7, 0.3, -0.2, 0.0]),
+                    "round to the nearest: .round(), not int or trunc",
+                ),
+            ],
+        ),
+        Case(
+            (torch.tensor([-3.0, 1.4]), 2, 3),
+            torch.tensor([-3.0, 1.0]),
+            [
+                (torch.tensor([-3.0, 1.2857143]), "the scale depends on bits: 2**(bits - 1) - 1"),
+                (torch.tensor([-2.8, 1.4]), "the largest by absolute value: .abs() first"),
+            ],
+        ),
+        Case(
+            (torch.tensor([0.0, 0.0, 3.0, 1.0]), 2, 3),
+            torch.tensor([0.0, 0.0, 3.0, 1.0]),
+            [
+                (
+                    torch.tensor([math.nan, math.nan, 3.0, 1.0]),
+                    "0 / 0: a group of zeros has the scale 0, so keep the divisor above it",
+                )
+            ],
+        ),
+    ),
+    # merged(W, A, B, alpha): the one matrix (out, in) that does what W and its adapter do
+    "08.4": Cases(
+        Case(
+            (
+                torch.tensor([[1.0, 2.0], [0.0, 1.0]]),
+                torch.tensor([[1.0, 1.0]]),
+                torch.tensor([[3.0], [0.0]]),
+                2.0,
+            ),
+            torch.tensor([[7.0, 8.0], [0.0, 1.0]]),
+            [
+                (torch.tensor([[4.0, 5.0], [0.0, 1.0]]), "the correction is scaled: alpha / rank"),
+                (torch.tensor([[6.0, 6.0], [0.0, 0.0]]), "that is the correction: add it to W"),
+                (RuntimeError, "B (out, rank) times A (rank, in): B stands left"),
+                (torch.tensor([[7.0, 8.0], [6.0, 7.0]]), "a matrix product is @, not *"),
+            ],
+        ),
+        Case(
+            (torch.zeros(3, 2), torch.ones(2, 2), torch.ones(3, 2), 4.0),
+            torch.full((3, 2), 4.0),
+            [
+                (torch.full((3, 2), 8.0), "divide alpha by the rank, the number of A's rows"),
+                (torch.full((3, 2), 2.0), "the correction is scaled: alpha / rank"),
+                (torch.full((3, 2), 8 / 3), "the rank is the number of A's rows, not of B's"),
+            ],
+        ),
+    ),
+    # bytes_per_token(n_parameters, kv_per_token, n_seen, B, bytes_each)
+    "09.1": Cases(
+        Case(
+            (1000, 10, 50, 1, 4),
+            6000,
+            [
+                (4000, "attention reads the cache as well: kv_per_token numbers of each token"),
+                (4040, "the cache holds the numbers of all n_seen tokens, not of one"),
+                (1500, "those are numbers: each takes bytes_each bytes"),
+            ],
+        ),
+        Case(
+            (1000, 10, 50, 4, 4),
+            3000,
+            [
+                (6000, "the weights are read once for all B texts: each token costs a B-th"),
+                (12000, "that is a whole step, which makes B tokens"),
+                (1500, "only the weights are shared: each text has a cache of its own"),
+            ],
+        ),
+        Case((1000, 10, 50, 4, 0.5), 375),
+        Case((1000, 10, 0, 8, 2), 250),
+    ),
+    # kept(proposed, chosen): the tokens that a step of greedy speculation gives
+    "09.2": Cases(
+        Case(
+            ([5, 7, 9], [5, 7, 9, 2]),
+            [5, 7, 9, 2],
+            [([5, 7, 9], "the model also chose what follows the last one: that token is free")],
+        ),
+        Case(
+            ([5, 7, 9], [5, 8, 9, 2]),
+            [5, 8],
+            [
+                ([5], "where they disagree, the model's own token counts: a step never gives none"),
+                ([5, 7], "where they disagree, the model's own token counts, not the draft's"),
+                ([5, 9], "stop at the first disagreement"),
+                ([5, 9, 2], "stop at the first disagreement"),
+                ([5, 8, 9], "what the model chose after a wrong token follows a text that is not"),
+                ([5, 8, 9, 2], "what it chose after a wrong token follows a text that is not"),
+            ],
+        ),
+        Case(([5, 7, 9], [1, 7, 9, 2]), [1], [([], "a step gives at least the model's own token")]),
+        Case(([], [4]), [4]),
+    ),
+    # expected_tokens(alpha, k): of one step, each of k proposals being accepted with alpha
+    "09.3": Cases(
+        Case(
+            (0.8, 4),
+            1 + 0.8 + 0.8**2 + 0.8**3 + 0.8**4,
+            [
+                (4.2, "a proposal only counts if all before it were accepted: powers of alpha"),
+                (3.2, "a proposal only counts if all before it were accepted: powers of alpha"),
+                (0.8 + 0.8**2 + 0.8**3 + 0.8**4, "the model's own token comes on top: 1 + …"),
+                (1 + 0.8 + 0.8**2 + 0.8**3, "all k proposals may be accepted: up to alpha**k"),
+                (5 * 0.8**4, "that is only the case in which all are accepted"),
+            ],
+        ),
+        Case((0.0, 3), 1),
+        Case((1.0, 3), 4, [(ZeroDivisionError, "with alpha = 1 add up the powers, one by one")]),
+        Case((0.5, 1), 1.5),
     ),
 }

@@ -195,7 +195,8 @@ def _place(cursor: Cursor) -> Place:
     require(1 <= n_axes <= 4, f"gives {name} {n_axes} axes, not 1 to 4")
     shape = tuple(cursor.number(UINT64) for _ in range(n_axes))[::-1]  # the innermost stands first
     number, start = cursor.number(UINT32), cursor.number(UINT64)
-    require(number in KINDS, f"packs {name} in a way not known here (ggml's type {number})")
+    known = ", ".join(kind.name for kind in KINDS.values())
+    require(number in KINDS, f"packs {name} as ggml's type {number}, and known here are {known}")
     kind = KINDS[number]
     require(min(shape) > 0, f"gives {name} the shape {shape}")
     require(shape[-1] % kind.n == 0, f"has rows of {shape[-1]} in {name}, no multiple of {kind.n}")

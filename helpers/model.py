@@ -27,7 +27,7 @@ def choose(table: dict, key: str, field: str):
 
 def precise(x: Tensor) -> Tensor:
     """x in at least 32 bits: squares and exponentials overflow in half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.float() if x.itemsize < 4 else x
 
 
 class RMSNorm(nn.Module):
@@ -102,6 +102,15 @@ def rope_frequencies(rope: Rope, head_dim: int) -> Tensor:
     return choose(ROPE_SCALINGS, rope.scaling, "rope.scaling")(frequencies, rope)
 
 
+def cos_sin(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """What `rotate` takes, each (..., R), for the angles (..., R/2) of the pairs.
+
+    A pair is two numbers, and sin moves the second into the first with a minus.
+    """
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
 class RopeTable:
     """cos and sin of every position asked for so far: computed once, doubled when outgrown."""
 
@@ -110,17 +119,17 @@ class RopeTable:
         self.cos = self.sin = torch.empty(0)
 
     def at(self, positions: Tensor, n_positions: int) -> tuple[Tensor, Tensor]:
-        """(cos, sin), each (B, T, 1, R/2), at positions (B, T), all of them below n_positions."""
+        """(cos, sin), each (B, T, 1, R), at positions (B, T), all of them below n_positions."""
         if len(self.cos) < n_positions or self.cos.device != positions.device:
             self._fill(max(n_positions, 2 * len(self.cos)), positions.device)
         places = positions.clamp(min=0)  # padding stands before 0, and no one looks at it
         return self.cos[places][:, :, None], self.sin[places][:, :, None]
 
+    @torch.inference_mode(False)  # made while decoding, it may serve training later
     def _fill(self, length: int, device) -> None:
         places = torch.arange(length, device="cpu").float()
         angles = torch.outer(places, self.frequencies)  # (length, R/2)
-        self.cos = (self.mscale * angles.cos()).to(device)
-        self.sin = (self.mscale * angles.sin()).to(device)
+        self.cos, self.sin = ((self.mscale * table).to(device) for table in cos_sin(angles))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -128,11 +137,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Pair i is (x[i], x[i + R/2]), not two neighbours: permuting the rows of wq and wk is the same.
     """
-    half = cos.shape[-1]
-    turning, still = x[..., : 2 * half], x[..., 2 * half :]
-    cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)  # (B, T, 1, R)
-    turned = (turning * cos + turning.roll(half, dims=-1) * sin).type_as(x)
-    return torch.cat([turned, still], dim=-1) if still.shape[-1] else turned
+    R = cos.shape[-1]
+    if R < x.shape[-1]:  # the other numbers of the head stand still
+        return torch.cat([rotate(x[..., :R], cos, sin), x[..., R:]], dim=-1)
+    return (x * cos + x.roll(R // 2, dims=-1) * sin).type_as(x)
 
 
 def temperature(positions: Tensor, floor: float, scale: float) -> Tensor:
@@ -168,10 +176,11 @@ def kept_shapes(cfg: ModelConfig) -> list[tuple[int, ...]]:
 class Cache:
     """What decoding keeps of the tokens so far, in memory set aside once for `length` tokens.
 
-    A layer with a window or chunk gets that many slots and uses them in turn.
+    A layer with a window or chunk gets that many slots and uses them in turn. A `whole` cache has a
+    slot for every token in every layer, so that it can be cut back.
     """
 
-    def __init__(self, cfg: ModelConfig, B: int, length: int, dtype=None, device=None):
+    def __init__(self, cfg: ModelConfig, B: int, length: int, dtype=None, device=None, whole=False):
         if not 0 < length <= cfg.context_length:
             raise ValueError(
                 f"length is {length}: a cache holds from 1 to context_length = "
@@ -180,7 +189,7 @@ class Cache:
         self.B, self.length, self.n_seen = B, length, 0
         self.kept, self.positions = [], {}  # by layer; by what a layer sees
         for layer in cfg.layers():
-            slots = (B, min(length, layer.reach or length))
+            slots = (B, length if whole else min(length, layer.reach or length))
             shapes = [(*slots, *shape) for shape in kept_shapes(cfg)]
             self.kept.append([torch.zeros(shape, dtype=dtype, device=device) for shape in shapes])
             self.positions[layer.sight] = torch.zeros(slots, dtype=torch.long, device=device)
@@ -189,6 +198,16 @@ class Cache:
     def n_bytes(self) -> int:
         """Bytes of the tensors kept, all layers together."""
         return sum(held.nbytes for kept in self.kept for held in kept)
+
+    def cut_back(self, n: int) -> None:
+        """Forgets all but the first n tokens; ValueError if a window has let some of them go."""
+        slots = min(held.shape[1] for held in self.positions.values())
+        if n < self.n_seen > slots:
+            raise ValueError(
+                f"a cache of {slots} slots that has seen {self.n_seen} tokens cannot be cut back "
+                f"to {n}: make it with whole=True"
+            )
+        self.n_seen = min(n, self.n_seen)
 
 
 def remember(held: Tensor, new: Tensor, n_seen: int) -> Tensor:
@@ -250,7 +269,7 @@ def attend_fast(q, k, v, mask=None, scale=1.0, softcap=None, sinks=None) -> Tens
 class View:
     """What all layers of one kind share in one forward pass."""
 
-    rotation: tuple[Tensor, Tensor] | None  # cos and sin, (B, T, 1, R/2)
+    rotation: tuple[Tensor, Tensor] | None  # cos and sin, (B, T, 1, R)
     temperature: Tensor | None  # (B, T, 1, 1)
     mask: Tensor | None  # (B, 1, T, S); None: all that came before, and so no mask is needed
     n_seen: int  # tokens in the cache before these
@@ -540,9 +559,10 @@ class Decoder(nn.Module):
             ) from None
         return x + self.pos_emb(positions.clamp(min=0)) if self.cfg.learned_positions else x
 
-    def new_cache(self, B: int, length: int) -> Cache:
+    def new_cache(self, B: int, length: int, whole: bool = False) -> Cache:
         """An empty cache for B sequences of up to `length` tokens, where and as the weights are."""
-        return Cache(self.cfg, B, length, self.tok_emb.weight.dtype, self.tok_emb.weight.device)
+        weight = self.tok_emb.weight
+        return Cache(self.cfg, B, length, weight.dtype, weight.device, whole)
 
     @torch.no_grad()
     def initialise(self) -> None:

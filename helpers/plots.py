@@ -7,7 +7,7 @@ the same colour in every lesson. What moves is in `widgets`.
 import base64
 from html import escape
 from io import BytesIO
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import matplotlib.pyplot as plt
 from IPython.display import display
@@ -405,10 +405,28 @@ def _beside(ax, x: float, y: float, text: str, points: float, side: str) -> None
     )
 
 
-def roofline(ax, roofs: dict, works: dict, title: str = ""):
+def ladder(ax, rungs: dict, xlabel: str, title: str = "", form: str = "{:,.0f}"):
+    """One lying bar per rung {name: speed}, the first on top, on a log scale.
+
+    At its end stand the speed and its factor over the rung above; a rung that loses is red.
+    """
+    ax = an_axes(ax, height=0.9 + 0.36 * len(rungs))
+    ax.set_xscale("log")
+    speeds = list(rungs.values())
+    factors = [1.0, *(after / before for before, after in pairwise(speeds))]
+    colours = [PALETTE["vermillion" if round(f, 1) < 1 else "blue"] for f in factors]
+    bars(ax, list(rungs), speeds, xlabel, title, "", colours)
+    words = [f"{form.format(speed)}  (× {f:.1f})" for speed, f in zip(speeds, factors)]
+    ax.bar_label(ax.containers[0], [form.format(speeds[0]), *words[1:]], padding=4, color=INK)
+    ax.set_xlim(min(speeds) / 2, 6 * max(speeds))  # room for the words
+    return ax
+
+
+def roofline(ax, roofs: dict, works: dict, title: str = "", reached: dict | None = None):
     """How fast each machine can be at each work: `roofs` {name: (FLOP/s, bytes/s)}.
 
-    `works` {name: FLOP per byte} stand as vertical lines. Williams and others, Roofline, 2009.
+    `works` {name: FLOP per byte} stand as vertical lines, what was measured, `reached` {name: (FLOP
+    per byte, FLOP/s)}, as dots. Williams and others, Roofline, 2009.
     """
     ax = an_axes(ax, height=3.6)
     ax.set(xscale="log", yscale="log", title=title)
@@ -423,6 +441,10 @@ def roofline(ax, roofs: dict, works: dict, title: str = ""):
     for name, intensity in works.items():
         ax.axvline(intensity, color=FAINT_INK, linewidth=1, linestyle="--")
         ax.text(intensity * 1.1, bottom * 1.3, name, rotation=90, va="bottom", color=FAINT_INK)
+    for (name, (x, y)), marker in zip((reached or {}).items(), "osD^v<>" * 2):
+        ax.plot(x, y, marker, color=INK, markersize=6, label=name, zorder=3)
+    if reached:
+        ax.legend(frameon=False, loc="lower right")
     ax.set(xlabel="FLOP per byte read or written", ylabel="FLOP per second")
     ax.margins(x=0)
     _name_at_the_right(ax, names)

@@ -858,6 +858,8 @@ def _decimal(metadata: dict, name: str, default: float | None = None) -> float:
 
 # ---------------------------------------------------------------- both directions
 
+MOST_PARTS = 4096  # no real model has more blocks, or more experts in one
+
 
 def read_config(said: dict) -> tuple[Family, ModelConfig]:
     """The family and our config of what a config.json says; of several senses, the text part.
@@ -894,10 +896,18 @@ def _our_values(family: Family, said: Said) -> dict:
     heads, width = said.get("num_attention_heads", 1), said.get("hidden_size", 0)
     for name, value in (("num_key_value_heads", heads), ("head_dim", width // heads)):
         said[name] = value if said.get(name) is None else said[name]
+    _require_few_parts(family, said)
     ours = {ours: said[theirs] for theirs, ours in family.fields.items()}
     ours |= {"pattern": read_layers(said, family.pattern)}
     ours |= {} if "rope" in family.always else {"rope": read_rope(said)}
     return _nested(ours | family.always | family.read(said))
+
+
+def _require_few_parts(family: Family, said: Said) -> None:
+    """Before so many blocks, or so many experts, are made."""
+    for theirs, ours in family.fields.items():
+        if ours in ("n_layers", "moe.n_experts") and said[theirs] > MOST_PARTS:
+            raise ValueError(f"config.json says {theirs} = {said[theirs]}: no model has so many")
 
 
 def _their_values(family: Family, cfg: ModelConfig) -> dict:

@@ -265,7 +265,11 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
 
 
 def _download(source, folder):
-    """Path of the source's archive, fetched into `folder` and checked; SourceError if it is not."""
+    """Path of the source's archive, fetched into `folder` and checked; SourceError if it is not.
+
+    Where the line breaks, pip 25.1 or newer asks for the rest; an older one, and the next run after
+    one that was stopped, begin anew. Nothing half-fetched is ever used.
+    """
     if os.environ.get("COURSE_OFFLINE", "0") not in ("", "0"):
         raise SourceError("COURSE_OFFLINE is set")
     archive = folder / LOCK[source]["archive"]["file"]
@@ -335,7 +339,7 @@ def _progress_line():
 def _why_pip_failed(log):
     """The reason in pip's messages, in a few words."""
     if "DO NOT MATCH THE HASHES" in log:
-        return "the package index offers another archive, with the wrong sha256"
+        return "what the package index sent has the wrong sha256: cut short, or another archive"
     if re.search(r"Retrying|[Cc]onnection|[Tt]imed? ?out", log):
         return "no network"
     errors = re.findall(r"ERROR: (.*)|(No module named .*)", log) or [("nothing", "")]

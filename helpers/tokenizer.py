@@ -269,7 +269,8 @@ def _documents(texts: str | Iterable[str]) -> Iterable[str]:
     return texts if many else [texts]
 
 
-def _role_and_content(n: int, message: Mapping[str, str]) -> tuple[str, str]:
+def role_and_content(n: int, message: Mapping[str, str]) -> tuple[str, str]:
+    """Those of message n; ValueError for a role that is not in ROLES, or no content."""
     if not isinstance(message, Mapping):
         raise ValueError(f"message {n} is {message!r}: it must be a dict with role and content")
     role, content = message.get("role"), message.get("content")
@@ -467,7 +468,7 @@ class Tokenizer:
         ids: list[int] = []
         mask: list[int] = []
         for n, message in enumerate(messages):
-            turn, learnt = self._turn(*_role_and_content(n, message))
+            turn, learnt = self._turn(*role_and_content(n, message))
             ids += turn
             mask += learnt
         return ids, mask

@@ -1,30 +1,37 @@
 """Weights in files: our own format, GGUF files, and folders as transformers reads and writes them.
 
-A file is written whole or not at all, and nothing is ever unpickled. What a file holds wrongly is
-refused in one sentence that names the tensor and the shapes. How published names, layouts and
-configs translate into ours is said in `published`; lesson 08 opens real weights.
+A file is written whole or not at all, and nothing is ever unpickled; what a file holds wrongly, or
+what does not fit into memory, is refused in one sentence. `local_model` opens a download with its
+tokenizer, `export` writes both. How published names, layouts and configs translate into ours is
+said in `published`, how their files are read in `shelves`; lesson 08 opens real weights.
 """
 
 import json
+import math
 import os
 import re
+import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from helpers import gguf, sources, vocabulary
+from helpers import memory, sources, translation, vocabulary
 from helpers.config import ModelConfig, as_dict, from_dict
 from helpers.model import Decoder
-from helpers.published import Family, Rule, read_config, read_metadata, rules, write_config
+from helpers.published import Rule, read_config, rules, write_config
+from helpers.shelves import GgufShelf, Shelf, opened, read_json
+from helpers.shelves import decode_mxfp4 as decode_mxfp4
+from helpers.steps import NotKnown
 from helpers.tokenizer import Tokenizer
-from helpers.vocabulary import ChatML
+from helpers.vocabulary import Published
 
 ASSETS = Path(__file__).parents[1] / "assets"
 STORIES = {"en": "English", "pt": "Portuguese", "both": "both languages"}
@@ -51,22 +58,10 @@ def write(file: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 
 def read(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a safetensors file; ValueError if it is none, or cut short."""
-    with _opened(file) as opened:
+    with opened(file) as found:
         # A copy, since the file may be written anew while its tensors are in use.
-        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
-        return tensors, opened.metadata() or {}
-
-
-@contextmanager
-def _opened(file: str | Path):
-    """The safetensors file, its tensors not yet read."""
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"there is no file {file}")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            yield opened
-    except SafetensorError as error:
-        raise ValueError(f"{file} is cut short or no safetensors file ({error})") from None
+        tensors = {name: found.get_tensor(name).clone() for name in found.keys()}
+        return tensors, found.metadata() or {}
 
 
 # ---------------------------------------------------------------- our own format
@@ -163,64 +158,45 @@ def _require_shape(name: str, found: tuple, wanted: tuple, where) -> None:
         raise ValueError(f"{where}: {name} has shape {found}, but its config makes it {wanted}")
 
 
-# ---------------------------------------------------------------- MXFP4
-
-FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
-PAIRS = torch.tensor([[FP4[byte & 15], FP4[byte >> 4]] for byte in range(256)]).bfloat16()
-
-
-def decode_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
-    """The numbers in blocks (..., n, 16) and scales (..., n), both uint8: (..., 32 n) bfloat16.
-
-    A byte holds two numbers of 4 bits, the low one first; 32 numbers share a power of two (OCP
-    Microscaling Formats, version 1.0: E2M1 numbers, E8M0 scales). Nothing is rounded.
-    """
-    if blocks.shape[:-1] != scales.shape or blocks.shape[-1] != 16:
-        raise ValueError(
-            f"blocks have shape {tuple(blocks.shape)}, scales {tuple(scales.shape)}: "
-            "give (..., n, 16) and (..., n)"
-        )
-    numbers = PAIRS.to(blocks.device)[blocks.int()].flatten(-2)  # (..., n, 32)
-    return torch.ldexp(numbers, scales.int()[..., None] - 127).flatten(-2)
-
-
 # ---------------------------------------------------------------- a published folder, read
 
 
-def from_pretrained(folder: str | Path, dtype: torch.dtype | None = None) -> Decoder:
+def from_pretrained(path: str | Path, dtype: torch.dtype | None = None) -> Decoder:
     """The decoder in a folder as transformers writes it, in the files' dtypes or in this one.
 
-    config.json and safetensors, in one file or several. Tensors are read one at a time, so that
-    memory holds the model and one tensor more. ValueError and FileNotFoundError say what is wrong.
+    A folder with config.json and safetensors, in one file or several; or one safetensors file that
+    stands in such a folder. Tensors are read one at a time, so that memory holds the model and one
+    tensor more. ValueError and FileNotFoundError say what is wrong, memory.TooLarge what is needed.
     """
-    folder = Path(folder)
-    said = _read_json(folder / "config.json")
-    _require_readable(said, folder)
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    said = _read_config(folder)
     family, cfg = read_config(said)
-    return _moved_in(Shelf(folder, family), replace(cfg, name=folder.resolve().name), dtype)
+    return _moved_in(Shelf(path, family), replace(cfg, name=folder.resolve().name), dtype)
 
 
-def _moved_in(shelf: "Shelf | GgufShelf", cfg: ModelConfig, dtype: torch.dtype | None) -> Decoder:
+def _read_config(folder: Path) -> dict:
+    file = folder / "config.json"
+    if not file.is_file():
+        others = sorted(other.name for other in folder.glob("*.gguf"))
+        hint = f"give the file {others[0]} itself" if others else "is it a model's folder?"
+        raise FileNotFoundError(f"there is no config.json in {folder}: {hint}")
+    said = read_json(file)
+    _require_readable(said, folder)
+    return said
+
+
+def _moved_in(shelf: Shelf | GgufShelf, cfg: ModelConfig, dtype: torch.dtype | None) -> Decoder:
     """The decoder with all that lies on the shelf, tensor by tensor."""
     model = empty_decoder(cfg)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = _found(rules(shelf.family, cfg, shapes), shelf, shapes)
     _require_no_others(found, shelf, cfg)
+    _require_room(found, shelf, shapes, dtype)
     tensors = {}
     for rule in found:
         tensors |= _ours(rule, shelf, shapes, dtype)
     return fill(model, tensors)
-
-
-def _read_json(file: Path) -> dict:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"there is no {file.name} in {file.parent}: is it a model's folder?"
-        )
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is cut short or no JSON table ({error})") from None
 
 
 def _require_readable(said: dict, folder: Path) -> None:
@@ -230,64 +206,6 @@ def _require_readable(said: dict, folder: Path) -> None:
             f"the weights in {folder} are quantized as {method}, and only mxfp4 is decoded here: "
             "fetch a version in bfloat16"
         )
-
-
-class Shelf:
-    """The tensors of a published folder by the names of the tables, read one at a time."""
-
-    config = "config.json"
-
-    def __init__(self, folder: Path, family: Family):
-        self.path, self.family = folder, family
-        self.places = {}  # by name: the file, and the name there
-        for file in _files(folder):
-            with _opened(file) as opened:
-                self.places |= {self._renamed(name): (file, name) for name in opened.keys()}
-        blocks = {name.removesuffix("_blocks") for name in self.places if name.endswith("_blocks")}
-        self.packed = {name for name in blocks if f"{name}_scales" in self.places}
-        parts = {f"{name}_{part}" for name in self.packed for part in ("blocks", "scales")}
-        self.names = self.packed | self.places.keys() - parts
-
-    def read(self, name: str) -> Tensor:
-        """The tensor, if it is not packed still on disk: its numbers come as they are used.
-
-        Its file is opened for it alone, so that memory does not fill with what was read before.
-        """
-        if name in self.packed:
-            blocks, scales = self._read(f"{name}_blocks"), self._read(f"{name}_scales")
-            return decode_mxfp4(blocks, scales).mT  # packed along the other axis
-        return self._read(name)
-
-    def _read(self, name: str) -> Tensor:
-        file, name_there = self.places[name]
-        with _opened(file) as opened:
-            return opened.get_tensor(name_there)
-
-    def _renamed(self, name: str) -> str:
-        for start, ours in self.family.renamed.items():
-            if name.startswith(start):
-                return ours + name.removeprefix(start)
-        return name
-
-
-def _files(folder: Path) -> list[Path]:
-    """The safetensors files of the folder: the only one, or those that the index names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        files = {folder / name for name in _read_json(index).get("weight_map", {}).values()}
-        gone = sorted(file.name for file in files if not file.is_file())
-        if gone:
-            raise FileNotFoundError(f"{index} names {gone[0]}, which is not there: fetch it again")
-        return sorted(files)
-    pickles = sorted(f.name for kind in ("*.bin", "*.pt", "*.pth") for f in folder.glob(kind))
-    if pickles:
-        raise ValueError(
-            f"{folder} holds a pickle ({pickles[0]}), and nothing is unpickled here: "
-            "save the weights as safetensors with transformers' save_pretrained"
-        )
-    raise FileNotFoundError(f"there is no model.safetensors in {folder}, and no index of several")
 
 
 def _found(table: list[Rule], shelf: Shelf, shapes: dict[str, tuple]) -> list[Rule]:
@@ -311,6 +229,24 @@ def _require_no_others(found: list[Rule], shelf: Shelf, cfg: ModelConfig) -> Non
         raise ValueError(
             f"{shelf.path} holds {others[0]}, a tensor for which its {shelf.config} has no place"
         )
+
+
+def _require_room(found: list[Rule], shelf, shapes: dict[str, tuple], dtype) -> None:
+    """memory.TooLarge unless the model fits in what is free, and beside it its largest tensor."""
+    sizes = [
+        (sum(math.prod(shapes[name]) for name in rule.ours), shelf.itemsize(rule.theirs))
+        for rule in found
+    ]
+    beside = max(n * size for n, size in sizes)
+
+    def needed(dtype) -> int:
+        return beside + sum(n * (dtype.itemsize if dtype else size) for n, size in sizes)
+
+    here, half = memory.free(), needed(torch.bfloat16)
+    advice = "close other programs, or take a smaller model"
+    if here is not None and half <= here:
+        advice = f"load it in bfloat16 (dtype=torch.bfloat16), {memory.size(half)}"
+    memory.require(needed(dtype), str(shelf.path), advice)
 
 
 def _ours(rule: Rule, shelf: Shelf, shapes: dict[str, tuple], dtype) -> dict[str, Tensor]:
@@ -344,34 +280,53 @@ def from_gguf(file: str | Path, dtype: torch.dtype | None = None) -> Decoder:
     return _moved_in(shelf, shelf.cfg, dtype)
 
 
-def smollm_model(dtype: torch.dtype | None = None) -> tuple[Decoder, ChatML]:
+def smollm_model(dtype: torch.dtype | None = None) -> tuple[Decoder, Published]:
     """SmolLM2-135M-Instruct (arXiv:2502.02737), in 32 bits or in this dtype, and its tokenizer.
 
     The model's weights were rounded to 4 bits, most of them. sources.NotHad if it cannot be had.
     """
     shelf = GgufShelf(sources.path("smollm2/instruct"))
-    model = _moved_in(shelf, shelf.cfg, dtype).eval()
-    return model, vocabulary.from_metadata(shelf.metadata)
+    return _moved_in(shelf, shelf.cfg, dtype).eval(), translation.from_metadata(shelf.metadata)
 
 
-class GgufShelf:
-    """The tensors of a GGUF file by their names there, unpacked one at a time."""
+# ---------------------------------------------------------------- what you downloaded
 
-    config = "metadata"
 
-    def __init__(self, file: str | Path):
-        self.path = file
-        self.metadata, self.packed = gguf.read(file)
-        self.names = set(self.packed)
-        try:
-            self.family, cfg = read_metadata(self.metadata, self.names)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
-        self.cfg = replace(cfg, name=Path(file).stem)
+def local_model(
+    path: str | Path, dtype: torch.dtype | None = None
+) -> tuple[Decoder, Published | None]:
+    """The decoder in what you downloaded, in the file's dtypes or in this one, and its tokenizer.
 
-    def read(self, name: str) -> Tensor:
-        """The tensor in 32 bits."""
-        return torch.from_numpy(self.packed[name].unpack())
+    `path` is a folder with config.json and safetensors, a safetensors file in such a folder, or a
+    GGUF file. Its tokenizer is read from tokenizer.json, or from the GGUF file; None where there is
+    none, or, with a warning that says why, where its ids would not be exact. ValueError,
+    FileNotFoundError and memory.TooLarge say what is wrong.
+    """
+    path = Path(path)
+    if path.suffix == ".gguf":
+        shelf = GgufShelf(path)
+        tokenizer = _or_none(lambda: _tokenizer_in(shelf))
+        return _moved_in(shelf, shelf.cfg, dtype).eval(), tokenizer
+    folder = path if path.is_dir() else path.parent
+    tokenizer = _or_none(lambda: vocabulary.from_folder(folder))
+    return from_pretrained(path, dtype).eval(), tokenizer
+
+
+def _tokenizer_in(shelf: GgufShelf) -> Published | None:
+    if "tokenizer.ggml.model" not in shelf.metadata:
+        return None
+    try:
+        return translation.from_metadata(shelf.metadata)
+    except ValueError as error:
+        raise type(error)(f"{shelf.path}: {error}") from None
+
+
+def _or_none(read: Callable[[], Published | None]) -> Published | None:
+    try:
+        return read()
+    except NotKnown as error:
+        warnings.warn(f"there is no tokenizer: {error}", stacklevel=3)
+        return None
 
 
 # ---------------------------------------------------------------- a published folder, written
@@ -388,18 +343,52 @@ def save_pretrained(
     As the first architecture that can say all of the config, or as this model_type; ValueError if
     none can. What was in the folder is replaced when all is written, not before.
     """
+    with _replacing(Path(folder)) as part:
+        _write_model(model, part, model_type, max_shard_bytes)
+
+
+def export(
+    model: Decoder, tokenizer: Tokenizer, folder: str | Path, model_type: str | None = None
+) -> None:
+    """Writes what transformers' AutoModelForCausalLM and AutoTokenizer read, and so vLLM.
+
+    Beside what `save_pretrained` writes: the tokenizer, its chat template, and where to stop. For
+    llama.cpp the folder is made a GGUF file by its own convert_hf_to_gguf.py. Adapters must be
+    merged first. ValueError says what such a folder cannot hold.
+    """
+    files = translation.files(tokenizer, model.cfg.context_length)
+    with _replacing(Path(folder)) as part:
+        _write_model(model, part, model_type)
+        for name, said in files.items():
+            _write_json(part / name, said)
+
+
+def _write_model(
+    model: Decoder, part: Path, model_type: str | None = None, max_shard_bytes: float = 5e9
+) -> None:
+    """Config and weights into this folder."""
     said = write_config(model.cfg, model_type)
     family, cfg = read_config(said)
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    shards = _shards(_covering(rules(family, cfg, weights)), weights, max_shard_bytes)
+    chosen = _covering(rules(family, cfg, weights))
+    _require_all_written(weights, chosen)
+    shards = _shards(chosen, weights, max_shard_bytes)
     said["dtype"] = str(model.tok_emb.weight.dtype).removeprefix("torch.")
-    with _replacing(Path(folder)) as part:
-        for name, shard in shards.items():
-            tensors = {r.theirs: r.layout.together([weights[n] for n in r.ours]) for r in shard}
-            write(part / name, tensors, {"format": "pt"})
-        if len(shards) > 1:
-            _write_json(part / "model.safetensors.index.json", _index(shards, weights))
-        _write_json(part / "config.json", said)
+    for name, shard in shards.items():
+        tensors = {r.theirs: r.layout.together([weights[n] for n in r.ours]) for r in shard}
+        write(part / name, tensors, {"format": "pt"})
+    if len(shards) > 1:
+        _write_json(part / "model.safetensors.index.json", _index(shards, weights))
+    _write_json(part / "config.json", said)
+
+
+def _require_all_written(weights: dict[str, Tensor], chosen: list[Rule]) -> None:
+    others = sorted(weights.keys() - {name for rule in chosen for name in rule.ours})
+    if others:
+        raise ValueError(
+            f"the model has {others[0]}, for which no published architecture has a place: "
+            "if it is an adapter's, merge it first (lora.merge)"
+        )
 
 
 def _covering(tables: list[Rule]) -> list[Rule]:

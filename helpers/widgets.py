@@ -777,3 +777,66 @@ def preference_clicks(
 ) -> PreferenceClicks:
     """Two answers side by side and buttons to say which is better; its `pairs()` are the data."""
     return PreferenceClicks(questions, clicks, crowd)
+
+
+# ---------------------------------------------------------------- lesson 09
+
+
+def step_bytes(cfg: ModelConfig, bits: int, B: int, n_seen: int) -> tuple[float, float]:
+    """Bytes of weights and of caches that a step reads, B texts of n_seen tokens being written.
+
+    Weights have so many bits, what is cached has 16 at least.
+    """
+    cached = kv_bytes(cfg, n_seen, bytes_per_number=max(bits, 16) // 8)
+    return parameters(cfg) * bits / 8, B * cached
+
+
+@lru_cache
+def _flops_to_write(cfg: ModelConfig, n_seen: int) -> float:
+    return flops_per_token(cfg, n_seen, training=False)
+
+
+def most_tokens(cfg: ModelConfig, machine: tuple, bits: int, B: int, n_seen: int) -> tuple:
+    """(tokens per second of all B texts at most, which limit that is) of a dense model.
+
+    machine: its (FLOP per second, bytes per second).
+    """
+    by_processor = machine[0] / _flops_to_write(cfg, n_seen)
+    by_memory = B * machine[1] / sum(step_bytes(cfg, bits, B, n_seen))
+    return min((by_memory, "memory"), (by_processor, "processor"))
+
+
+def speed_html(cfg: ModelConfig, machine: tuple, bits: int, B: int, n_seen: int) -> str:
+    """How fast texts can be written at most, and the same for other numbers of texts at once."""
+    weights, cached = step_bytes(cfg, bits, B, n_seen)
+    speed, limit = most_tokens(cfg, machine, bits, B, n_seen)
+    sentence = (
+        f"<b>At most {speed:,.0f} tokens per second, {speed / B:,.1f} for each text</b>: the limit "
+        f"is the {limit}. A step reads {weights / 1e9:,.2f} GB of weights and {cached / 1e9:,.2f} "
+        "GB of caches."
+    )
+    lines = []
+    for n in (1, 4, 16, 64, 256, 1024):
+        together, limit = most_tokens(cfg, machine, bits, n, n_seen)
+        lines.append([str(n), f"{together:,.0f}", f"{together / n:,.1f}", limit])
+    return _page(sentence, table_html(["texts", "together", "for each", "the limit"], lines))
+
+
+def speed_explorer(machines: dict, models: dict, bits: int = 32) -> VBox:
+    """How fast the machines {name: (FLOP/s, bytes/s)} write at most, and what the limit is.
+
+    `models` is {name: config}, of dense ones. The first machine and the first model are chosen.
+    """
+    machine, model = (ToggleButtons(options=list(names)) for names in (machines, models))
+    widths = ToggleButtons(options=[32, 16, 8, 4], value=bits)
+    named = {"machine": machine, "model": model, "bits": widths}
+    for description, buttons in named.items():
+        buttons.description, buttons.style.button_width = description, "auto"
+    return _live(
+        lambda machine, model, bits, B, n_seen: speed_html(
+            models[model], machines[machine], bits, 2**B, 2**n_seen
+        ),
+        **named,
+        B=_slider("texts, 2^", 0, 0, 10),
+        n_seen=_slider("tokens, 2^", 6, 0, 15),
+    )

@@ -17,14 +17,17 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from helpers import weights
 from helpers.config import Latent, ModelConfig, Rope
 from helpers.generate import (
     GREEDY,
     Sampling,
     draw,
     generate,
+    laid_out,
     left_padded,
     next_token_probs,
+    next_tokens,
     reply,
     stream,
 )
@@ -184,6 +187,64 @@ def test_prompts_end_together_and_padding_stands_before_0():
     tokens, positions = left_padded([[5, 6, 7], [8]])
     assert tokens.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert positions.tolist() == [[0, 1, 2], [-2, -1, 0]]
+
+
+def test_greedy_tokens_are_the_likeliest_whatever_the_chance():
+    logits = 3 * torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    seen = torch.rand(6, 50, generator=torch.Generator().manual_seed(1)) < 0.5
+    for greedy in (GREEDY, Sampling(temperature=0, repetition_penalty=3.0)):
+        for chance in (torch.zeros(6), torch.full((6,), 0.999)):
+            drawn = draw(next_token_probs(logits, greedy, seen), chance)
+            assert torch.equal(next_tokens(logits, greedy, seen, chance), drawn)
+    assert not torch.equal(drawn, logits.argmax(dim=-1))
+
+
+def test_a_model_that_has_generated_can_still_learn(model):
+    generate(model, [PROMPTS[0]], 12)
+    model(torch.tensor([PROMPTS[0]])).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    # A compiled model would refuse to learn with tables that were made for decoding alone.
+    assert not any(table.cos.is_inference() for table in model.rope_tables.values())
+
+
+# ---------------------------------------------------------------- weights in memory
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_laid_out_model_is_the_same_model(tied):
+    torch.manual_seed(2)
+    model = Decoder(replace(TINY, tie_embeddings=tied)).double()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    expected = generate(model, PROMPTS, 12)
+    assert laid_out(model) is model
+    assert {name: p.shape for name, p in before.items()} == {
+        name: p.shape for name, p in model.named_parameters()
+    }
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert generate(model, PROMPTS, 12) == expected
+    assert (model.lm_head.weight is model.tok_emb.weight) == tied
+
+
+def test_a_laid_out_matrix_lies_along_its_longer_side(tiny):
+    mlp = laid_out(tiny).blocks[0].mlp
+    assert mlp.up.weight.shape == (32, 16) and mlp.up.weight.stride() == (1, 32)
+    assert mlp.down.weight.shape == (16, 32) and mlp.down.weight.stride() == (32, 1)
+
+
+def test_a_laid_out_model_trains_and_is_saved_like_any_other(tmp_path):
+    models = []
+    for lay in (lambda model: model, laid_out):
+        torch.manual_seed(3)
+        model = lay(Decoder(replace(TINY, tie_embeddings=True)))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+        for _ in range(3):
+            model(torch.tensor([PROMPTS[0]])).logsumexp(-1).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights.save(model, tmp_path / "model.safetensors")
+        models.append(weights.load(tmp_path / "model.safetensors"))
+    for one, other in zip(*(model.parameters() for model in models)):
+        assert_close(one, other)
 
 
 # ---------------------------------------------------------------- answers in a chat

@@ -211,7 +211,7 @@ BROKEN = {
     "an axis of 0": (with_rows(table_row("a", (0, 4), 0, 0)), r"gives a the shape (0, 4)"),
     "kind": (
         with_rows(table_row("a", (256,), 12, 0)),
-        "packs a in a way not known here (ggml's ty",
+        "packs a as ggml's type 12, and known here are F32, F16, Q4_0, Q4_1, Q8_0",
     ),
     "part of a block": (with_rows(table_row("a", (2, 48), 3, 0)), "has rows of 48 in a, no multip"),
     "odd place": (with_rows(table_row("a", (4,), 0, 8)), "has a at no multiple of 32"),

@@ -18,6 +18,7 @@ from helpers.model import (
     attend,
     attend_fast,
     attention_weights,
+    cos_sin,
     rotate,
 )
 from helpers.weights import from_pretrained
@@ -404,7 +405,7 @@ def test_gradients_of_the_parts_written_by_hand():
         lambda q, k, v, s: attend(q, k, v, None, 0.5, 2.0, s), (q, k, v, sinks)
     )
     assert torch.autograd.gradcheck(RMSNorm(4, eps=1e-5).double(), (q,))
-    cos, sin = torch.rand(2, 3, 1, 2, dtype=torch.double)
+    cos, sin = cos_sin(torch.rand(3, 1, 2, dtype=torch.double))
     assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), (q.transpose(1, 2),))
 
 
@@ -430,6 +431,29 @@ def test_decoding_allocates_no_new_memory_for_the_cache():
     for _ in range(8):
         model(tokens, cache)
     assert [held.data_ptr() for kept in cache.kept for held in kept] == before
+
+
+@torch.no_grad()
+def test_a_cache_that_is_cut_back_goes_on_as_if_the_rest_had_never_been_read():
+    model = Decoder(replace(SMALL, pattern="WG", window=5, init_std=0.4)).double()
+    tokens, others = torch.randint(V, (2, 2, 12))
+    cache = model.new_cache(2, 20, whole=True)
+    model(tokens, cache)
+    cache.cut_back(8)
+    expected = model(torch.cat([tokens[:, :8], others], dim=1))[:, 8:]
+    torch.testing.assert_close(model(others, cache), expected)
+    cache.cut_back(30)  # nothing is to be forgotten
+    assert cache.n_seen == 20
+
+
+def test_a_window_that_let_tokens_go_cannot_be_cut_back():
+    model, tokens = Decoder(replace(SMALL, pattern="WG", window=5)), torch.zeros(1, 5).long()
+    cache = model.new_cache(1, 20)
+    model(tokens, cache)
+    cache.cut_back(4)  # all five were still there
+    model(tokens[:, :2], cache)
+    with pytest.raises(ValueError, match="5 slots that has seen 6 tokens cannot be cut back to 5"):
+        cache.cut_back(5)
 
 
 @pytest.mark.parametrize(

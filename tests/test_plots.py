@@ -201,6 +201,23 @@ def test_a_roof_rises_with_the_memory_s_speed_and_is_flat_at_the_chip_s():
     assert {"write", "train", "chip"} <= set(texts(ax))
 
 
+def test_what_was_reached_stands_under_its_roof_as_a_dot_with_a_name():
+    roofs, reached = {"chip": (100.0, 10.0)}, {"ours": (0.5, 4.0), "theirs": (64.0, 80.0)}
+    ax = plots.roofline(None, roofs, {"write": 0.5}, reached=reached)
+    dots = {line.get_label(): tuple(line.get_xydata()[0]) for line in ax.lines[2:]}
+    assert dots == reached
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ours", "theirs"]
+
+
+def test_a_ladder_names_each_gain_and_colours_the_rung_that_loses():
+    ax = plots.ladder(None, {"start": 10.0, "cache": 50.0, "16 bits": 40.0}, "tokens per second")
+    said = [text.get_text() for text in ax.texts if text.get_text()]
+    assert said == ["10", "50  (× 5.0)", "40  (× 0.8)"]
+    colours = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
+    assert colours == [PALETTE[name] for name in ("blue", "blue", "vermillion")]
+    assert ax.get_xscale() == "log" and [bar.get_width() for bar in ax.patches] == [10, 50, 40]
+
+
 def test_points_draws_every_seed_and_a_line_through_their_means():
     ax = plots.points(None, {"a": [(1, 2.0), (1, 4.0), (3, 5.0)]}, "x", "y", "t", {"floor": 0.5})
     means, seeds, floor = ax.lines

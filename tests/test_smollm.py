@@ -15,12 +15,13 @@ import transformers as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import generate, gguf, sources, weights, world
+from helpers import generate, gguf, lora, sources, weights, world
 from helpers.families import CATALOGUE
 from helpers.tokenizer import bpe
 from tests.gguf_files import back_in_halves, ggufs_name
 from tests.test_sources import need
-from tests.test_vocabulary import any_text, hugging_faces, rendered, undisputed
+from tests.test_translation import hugging_faces_of
+from tests.test_vocabulary import any_text, rendered, undisputed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 steady = settings(deadline=None, derandomize=True, database=None)
@@ -29,11 +30,25 @@ ENGLISH = """The tide was out, and the long beach shone like a plate. Two childr
 with a bucket, looking for crabs under the stones. "Leave the small ones," said their grandfather,
 "or there will be none in 2031." They had found 17 by noon, and let all of them go again. On the
 way home they asked him how a crab knows which way is the sea, and he had to say that nobody had
-ever told him, though he had wondered about it for sixty years."""
+ever told him, though he had wondered about it for sixty years.
+
+That evening the younger one wrote a letter to the museum. "Dear keepers of the crabs," it began,
+"we put one on the dry sand, 40 steps from the water, and turned it round three times. It went
+straight back. It cannot have seen anything, because it is only as high as my thumb, and there was
+a hill of sand before it. Does it hear the waves? My brother says it feels the slope, but we tried
+it on a flat place too. Please answer soon, since school begins on Monday." Two weeks later there
+was an answer, with a drawing. Some of them look at the light of the sky, the keeper wrote, and
+some carry a little stone inside them that always falls to the same side; about the others we know
+no more than you do, and would be glad of your notes. Come and see us when it rains."""
 PORTUGUESE = """A maré estava baixa e a praia brilhava como um prato. Duas crianças caminhavam com
 um balde, à procura de caranguejos debaixo das pedras. «Deixem os pequenos», disse o avô, «senão não
-haverá nenhum.» Até ao meio-dia encontraram 17, e devolveram todos à água."""
-CODE = inspect.getsource(generate.stream)
+haverá nenhum.» Até ao meio-dia encontraram 17, e devolveram todos à água. No caminho para casa
+perguntaram-lhe como é que um caranguejo sabe para que lado fica o mar, e ele teve de responder que
+nunca ninguém lho dissera, embora há sessenta anos pensasse nisso. À noite, a mais nova escreveu uma
+carta ao museu, e duas semanas depois chegou a resposta, com um desenho. Alguns olham para a luz do
+céu, escrevia o guarda, e outros trazem dentro de si uma pedrinha que cai sempre para o mesmo lado;
+dos restantes não sabemos mais do que vocês, e gostaríamos muito de ler as vossas notas."""
+CODE = inspect.getsource(weights.write) + inspect.getsource(weights.load)
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -84,7 +99,7 @@ def unpacked(packed, name):
 @pytest.fixture(scope="module")
 def reference(said):
     """Hugging Face's tokenizer of the same tokens and merges."""
-    return hugging_faces(said[0])
+    return hugging_faces_of(said[0])
 
 
 @pytest.fixture(scope="module")
@@ -96,22 +111,36 @@ def fast(said, reference):
 
 # ---------------------------------------------------------------- the model
 
-# A logit of 38 is rounded by up to 2e-6 in 32 bits, at each step, differently on each processor.
-close = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-5)
+texts = pytest.mark.parametrize("text", [ENGLISH, PORTUGUESE, CODE], ids=["en", "pt", "code"])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("text", [ENGLISH, PORTUGUESE, CODE], ids=["en", "pt", "code"])
-def test_its_logits_are_transformers(smollm, theirs, text):
-    """Over a hundred tokens at once, and the last dozen of them one by one over the cache."""
+def require_equal_logits(smollm, theirs, text, within, n=300):
+    """Of n tokens at once; and in parts over the cache, the last dozen of them one by one."""
     model, tokenizer = smollm
-    tokens = torch.tensor([tokenizer.encode(text)[:120]])
+    tokens = torch.tensor([tokenizer.encode(text)[:n]])
     expected = theirs(input_ids=tokens).logits
-    assert tokens.shape[1] > 100
+    assert tokens.shape[1] == n
+    close = partial(torch.testing.assert_close, atol=within, rtol=0)
     close(model(tokens), expected)
     cache = model.new_cache(1, tokens.shape[1])
     steps = [model(part, cache) for part in (tokens[:, :-12], *tokens[:, -12:].split(1, dim=1))]
     close(torch.cat(steps, dim=1), expected)
+
+
+@texts
+def test_its_logits_are_transformers(smollm, theirs, text):
+    """Logits reach 41. In 32 bits ours are up to 8e-5 from their own in 64, and theirs 1.1e-4."""
+    require_equal_logits(smollm, theirs, text, within=2e-4)
+
+
+def test_in_64_bits_its_logits_are_transformers_to_less_than_1e_4(smollm, theirs):
+    """So the rest is rounding. Both keep the angles of their rotations in 32 bits: 2e-5."""
+    model, tokenizer = smollm
+    try:
+        require_equal_logits((model.double(), tokenizer), theirs.double(), CODE, 5e-5, n=100)
+    finally:
+        model.float(), theirs.float()
 
 
 def test_it_knows_the_capital_of_france(smollm):
@@ -190,3 +219,52 @@ def test_its_default_system_message_stands_first(smollm):
         "<|im_end|>\n<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+# ---------------------------------------------------------------- and out again
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(folder, our model) of SmolLM2 with adapters that are no longer zero, merged."""
+    need("smollm2")
+    model, tokenizer = weights.smollm_model(torch.bfloat16)
+    torch.manual_seed(0)
+    for matrix in lora.lora_parameters(lora.add_lora(model, 2, where=["wq", "wv"])).values():
+        torch.nn.init.normal_(matrix, std=0.05)
+    folder = tmp_path_factory.mktemp("out") / "smollm"
+    weights.export(lora.merge(model), tokenizer, folder)
+    return folder, model.float()
+
+
+@torch.no_grad()
+def test_transformers_reads_it_with_what_it_has_learnt(smollm, exported):
+    folder, model = exported
+    theirs = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = torch.tensor([smollm[1].encode(ENGLISH)[:50]])
+    found = theirs(input_ids=tokens).logits
+    torch.testing.assert_close(found, model(tokens), atol=2e-4, rtol=0)
+    assert (found - smollm[0](tokens)).abs().max() > 0.1
+    assert theirs.generation_config.eos_token_id == [0, 2]
+
+
+@pytest.fixture(scope="module")
+def handed_on(exported):
+    """transformers' tokenizer of that folder."""
+    return tf.AutoTokenizer.from_pretrained(exported[0])
+
+
+@given(any_text.filter(undisputed))
+@settings(steady, max_examples=200)
+def test_transformers_reads_its_tokenizer_to_equal_ids(smollm, handed_on, text):
+    ids = handed_on.encode(text)
+    assert ids == smollm[1].encode(text, allow_special=True)
+    assert handed_on.decode(ids) == smollm[1].decode(ids)
+
+
+def test_transformers_renders_its_chats_and_so_do_we_again(smollm, handed_on, exported):
+    _, same = weights.local_model(exported[0])
+    for messages in (QUESTION, [{"role": "system", "content": "é"}, *QUESTION]):
+        prompt = smollm[1].chat_prompt(messages)
+        assert same.chat_prompt(messages) == prompt
+        assert rendered(handed_on, messages, add_generation_prompt=True) == prompt

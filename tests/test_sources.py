@@ -354,7 +354,7 @@ def test_a_packed_member_is_checked_when_unpacked_too(wheelhouse):
 @pytest.mark.parametrize("name", ["plays", "news"])
 def test_an_archive_with_the_wrong_hash_is_not_taken_from_the_index(index, home, name):
     sources.LOCK[name]["archive"]["sha256"] = "0" * 64
-    assert "the package index offers another archive, with the wrong sha256" in refusal(name)
+    assert "sent has the wrong sha256: cut short, or another archive" in refusal(name)
     assert files_below(home / "cache") == []
     assert nothing_left_behind(home)
 

@@ -15,11 +15,12 @@ from tests import lint
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    "config families sources tokenizer world tasks preferences data model generate published "
-    "vocabulary gguf weights runs recipe train lora align rlhf plots drawings widgets cases check"
+    "config families sources tokenizer world tasks preferences data model generate speculation "
+    "published memory gguf shelves chats steps vocabulary translation weights specimens "
+    "quantization runs recipe train lora align rlhf bench plots drawings widgets cases check"
 ).split()
 MODULES = sorted(path.stem for path in (ROOT / "helpers").glob("*.py") if path.stem != "__init__")
-MAY_PRINT = {"sources", "train", "check"}
+MAY_PRINT = {"sources", "train", "bench", "check"}
 FAMILY_FREE = [name for name in ("config", "model") if name in MODULES]
 FAMILIES = re.compile(r"gpt|llama|gemma|deepseek|qwen|mistral|mixtral|smollm", re.IGNORECASE)
 # The homes of people, and where a kernel keeps its cells, at the start of a path.

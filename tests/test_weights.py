@@ -814,6 +814,7 @@ def test_no_field_of_transformers_is_passed_over(family):
         ({"hidden_size": "wide"}, "a field of a wrong type or size"),
         ({"num_attention_heads": 0}, "a field of a wrong type or size"),
         ({"num_key_value_heads": 5}, "n_heads is 32, n_kv_heads 5"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers = 1000000000000: no model has so many"),
         ({"rms_norm_eps": 0}, "norm_eps is 0"),
     ],
     ids=str,

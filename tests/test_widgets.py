@@ -11,10 +11,10 @@ import tiktoken
 import torch
 from ipywidgets import HTML, Widget
 
-from helpers import widgets
+from helpers import families, widgets
 from helpers.families import CATALOGUE, GPT2_124M, LLAMA3_8B, tiny
 from helpers.generate import GREEDY, Sampling
-from helpers.model import Decoder, attention_weights, rotate
+from helpers.model import Decoder, attention_weights, cos_sin, rotate
 from helpers.plots import contrast
 from helpers.preferences import Clicks, Crowd, Pair
 from helpers.tokenizer import Tokenizer, merge_steps
@@ -344,7 +344,7 @@ def test_unturned_vectors_score_their_product():
 
 def test_the_score_depends_on_the_distance_alone_and_is_the_model_s():
     turns = torch.tensor(SPEEDS) * torch.tensor([[5.0], [2.0]])  # (2, D/2)
-    turned = rotate(torch.tensor([QUERY, KEY]), turns.cos(), turns.sin())
+    turned = rotate(torch.tensor([QUERY, KEY]), *cos_sin(turns))
     assert score_of(5, 2) == score_of(40, 37) == f"{turned[0] @ turned[1]:.3f}"
     assert score_of(5, 2) != score_of(2, 5)
 
@@ -696,3 +696,34 @@ def test_equal_answers_are_no_question_and_nothing_to_compare_is_refused(tmp_pat
     assert "0 of 3 pairs" in page_of(widget).text
     with pytest.raises(ValueError, match="there is nothing to compare"):
         preference_clicks([("p", "x", "x")], clicks_in(tmp_path))
+
+
+# ---------------------------------------------------------------- lesson 09
+
+CHIP = (1e12, 1e10)  # FLOP and bytes per second
+DENSE = families.CATALOGUE["SmolLM2 135M"]
+
+
+def test_a_step_reads_the_weights_once_and_the_cache_of_each_text():
+    weights, cached = widgets.step_bytes(DENSE, bits=8, B=3, n_seen=100)
+    assert weights == families.parameters(DENSE)
+    assert cached == 3 * 100 * families.kv_bytes_per_token(DENSE, 2)
+    assert widgets.step_bytes(DENSE, 32, 3, 100) == (4 * weights, 2 * cached)
+
+
+def test_one_text_is_limited_by_memory_and_many_by_the_processor():
+    speed, limit = widgets.most_tokens(DENSE, CHIP, bits=32, B=1, n_seen=1)
+    assert limit == "memory"
+    assert speed == pytest.approx(1e10 / (4 * families.parameters(DENSE)), rel=1e-3)
+    speed, limit = widgets.most_tokens(DENSE, CHIP, bits=32, B=1024, n_seen=1)
+    assert limit == "processor"
+    assert speed == 1e12 / families.flops_per_token(DENSE, 1, training=False)
+
+
+def test_speed_explorer_obeys_its_controls():
+    other = (2e12, 5e10)
+    explorer = widgets.speed_explorer({"here": CHIP, "there": other}, {"SmolLM2": DENSE})
+    assert page_of(explorer).text == Reader(widgets.speed_html(DENSE, CHIP, 32, 1, 64)).text
+    for name, value in {"machine": "there", "bits": 4, "texts, 2^": 3, "tokens, 2^": 9}.items():
+        control(explorer, name).value = value
+    assert page_of(explorer).text == Reader(widgets.speed_html(DENSE, other, 4, 8, 512)).text

@@ -571,4 +571,124 @@ which = {
 """,
         'which = dict.fromkeys(["Alpaca", "InstructGPT"], "RLHF")',
     ],
+    "08.1": [
+        # one digit only
+        """
+import re
+
+def our_name(name):
+    name = re.sub(r"^model\\.layers\\.(\\d)\\.mlp\\.(\\w+)_proj", r"blocks.\\1.mlp.\\2", name)
+    found = r"^model\\.layers\\.(\\d)\\.self_attn\\.(\\w)_proj"
+    return re.sub(found, r"blocks.\\1.attn.w\\2", name)
+""",
+        # the letter is kept without its w
+        """
+def our_name(name):
+    name = name.replace("model.layers", "blocks").replace("self_attn", "attn")
+    return name.replace("_proj", "")
+""",
+        # every name is taken for one of the seven
+        """
+import re
+
+def our_name(name):
+    found = re.match(r"model\\.layers\\.(\\d+)\\.(self_attn|mlp)\\.(\\w+)_proj", name)
+    number, part, matrix = found.groups()
+    return f"blocks.{number}.attn.w{matrix}.weight" if part != "mlp" else (
+        f"blocks.{number}.mlp.{matrix}.weight")
+""",
+    ],
+    "08.2": [
+        # the way in instead of the way back
+        """
+def in_neighbouring_pairs(rows, n_heads):
+    return rows.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+""",
+        # the heads are forgotten
+        """
+def in_neighbouring_pairs(rows, n_heads):
+    return rows.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+""",
+        "def in_neighbouring_pairs(rows, n_heads): return rows",
+    ],
+    "08.3": [
+        # one scale for the whole row
+        """
+def rounded(row, group, bits):
+    scale = row.abs().max() / (2 ** (bits - 1) - 1)
+    return (row / scale).round() * scale
+""",
+        # a group of zeros
+        """
+def rounded(row, group, bits):
+    groups = row.view(-1, group)
+    scales = groups.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+    return ((groups / scales).round() * scales).flatten()
+""",
+        # the codes
+        """
+def rounded(row, group, bits):
+    groups = row.view(-1, group)
+    scales = groups.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+    return (groups / scales.clamp(min=1e-12)).round().flatten()
+""",
+        # always four bits
+        """
+def rounded(row, group, bits):
+    groups = row.view(-1, group)
+    scales = (groups.abs().amax(dim=1, keepdim=True) / 7).clamp(min=1e-12)
+    return ((groups / scales).round() * scales).flatten()
+""",
+    ],
+    "08.4": [
+        "def merged(W, A, B, alpha): return W + B @ A",
+        "def merged(W, A, B, alpha): return W + alpha * B @ A",
+        "def merged(W, A, B, alpha): return W + alpha / len(A) * A @ B",
+        "def merged(W, A, B, alpha): return alpha / len(A) * B @ A",
+        "def merged(W, A, B, alpha): return W + alpha / len(B) * B @ A",
+    ],
+    "09.1": [
+        """
+def bytes_per_token(n_parameters, kv_per_token, n_seen, B, bytes_each):
+    return bytes_each * n_parameters / B
+""",
+        """
+def bytes_per_token(n_parameters, kv_per_token, n_seen, B, bytes_each):
+    return bytes_each * (n_parameters + kv_per_token * n_seen)
+""",
+        """
+def bytes_per_token(n_parameters, kv_per_token, n_seen, B, bytes_each):
+    return bytes_each * (n_parameters + kv_per_token * n_seen) / B
+""",
+        """
+def bytes_per_token(n_parameters, kv_per_token, n_seen, B, bytes_each):
+    return bytes_each * (n_parameters + B * kv_per_token * n_seen)
+""",
+    ],
+    "09.2": [
+        "def kept(proposed, chosen): return [a for a, b in zip(proposed, chosen) if a == b]",
+        "def kept(proposed, chosen): return chosen",
+        # without the model's own token
+        """
+def kept(proposed, chosen):
+    n = 0
+    while n < len(proposed) and proposed[n] == chosen[n]:
+        n += 1
+    return proposed[:n]
+""",
+        # the token that was refused
+        """
+def kept(proposed, chosen):
+    n = 0
+    while n < len(proposed) and proposed[n] == chosen[n]:
+        n += 1
+    return proposed[: n + 1]
+""",
+    ],
+    "09.3": [
+        "def expected_tokens(alpha, k): return 1 + k * alpha",
+        "def expected_tokens(alpha, k): return sum(alpha**i for i in range(k))",
+        "def expected_tokens(alpha, k): return sum(alpha**i for i in range(1, k + 1))",
+        "def expected_tokens(alpha, k): return (1 - alpha ** (k + 1)) / (1 - alpha)",
+    ],
 }
