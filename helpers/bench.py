@@ -180,7 +180,8 @@ def in_transformers(model: Decoder):
     if transformers is None:
         return None
     transformers.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
+    # On Windows a file that is still mapped cannot be removed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         weights.save_pretrained(model, f"{folder}/model")
         return transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/model").eval()
 
@@ -357,7 +358,8 @@ def load_once(name: str, path: str | Path, peaks: dict) -> tuple[float, float]:
     command += [str(path), str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{name} could not load {path}: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"it ended without a word ({done.returncode})"]
+        raise RuntimeError(f"{name} could not load {path}: {said[-1]}")
     *spent, peak = json.loads(done.stdout.splitlines()[-1])
     peaks[name].append(peak)
     return tuple(spent)

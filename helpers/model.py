@@ -27,7 +27,7 @@ def choose(table: dict, key: str, field: str):
 
 def precise(x: Tensor) -> Tensor:
     """x in at least 32 bits: squares and exponentials overflow in half precision."""
-    return x.float() if x.itemsize < 4 else x
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class RMSNorm(nn.Module):

@@ -180,7 +180,7 @@ class CodedLinear(Coded):
 
 
 class Int8Linear(CodedLinear):
-    """The same for rows of 8 bits without offsets: whole numbers are multiplied, and exactly.
+    """The same for rows of 8 bits without offsets: whole numbers are multiplied.
 
     One digit of 8 bits for each x would be far too few; two of them lose next to nothing.
     """
@@ -192,7 +192,7 @@ class Int8Linear(CodedLinear):
 
 
 def whole_product(digits: Tensor, codes: Tensor) -> Tensor:
-    """digits (N, in) times codes (out, in), both int8: exact sums (N, out) in 32 bits."""
+    """digits (N, in) times codes (out, in), both int8: sums (N, out), exact where the CPU can."""
     if adds_up_exactly():
         return torch._int_mm(digits, codes.T)
     return digits.float() @ codes.float().T

@@ -71,7 +71,10 @@ class PromptCache:
         stop: Iterable[int] = (),
         seed: int = 0,
     ) -> Iterator[int]:
-        """The tokens of `generate.stream`, but of the prompt only what is new is read."""
+        """The tokens of `generate.stream`, but of the prompt only what is new is read.
+
+        In 16 bits, or with weights in 4, the two may part at a near tie, as in `speculate`.
+        """
         require_room(self.model, [prompt], max_new)
         if len(prompt) + max_new - 1 > self.cache.length:
             raise ValueError(
@@ -178,8 +181,9 @@ def speculate(
     """(tokens, Counts): what follows the prompt, as from `generate`, k guesses at a time.
 
     The draft is another model with the same tokens, or a function as `prompt_lookup` makes one.
-    Greedy: the very tokens of `generate`; sampling: others, from the same probabilities. Weights in
-    4 bits round by how many tokens are read at once: there the texts may part at a near tie.
+    Greedy: the very tokens of `generate`; sampling: others, from the same probabilities. In 16
+    bits, or with weights in 4, rounding hangs on how many tokens are read at once: there the texts
+    may part at a near tie.
     """
     require_pair(model, draft, prompt, max_new, k)
     end, stop, chance = len(prompt) + max_new, set(stop), torch.Generator().manual_seed(seed)

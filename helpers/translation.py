@@ -92,7 +92,8 @@ def _config(metadata: Mapping, tokens: list[str]) -> dict:
             if type(token_id) is not int or not 0 <= token_id < len(tokens):
                 raise ValueError(f"it says {kind}_token_id = {token_id!r}: that is no token")
             config[f"{kind}_token"] = tokens[token_id]
-    return config | {"add_bos_token": metadata.get("tokenizer.ggml.add_bos_token", False)}
+    usual = metadata.get("tokenizer.ggml.pre") == "llama-bpe"  # llama.cpp implies it
+    return config | {"add_bos_token": metadata.get("tokenizer.ggml.add_bos_token", usual)}
 
 
 def _lists(metadata: Mapping, **kinds: type) -> list[list]:
@@ -111,7 +112,7 @@ def _tokens(tokens: list[str], types: list[int]) -> tuple[dict[str, int], list[d
     """({token: id} of the usual ones, the rows of the others)."""
     unknown = {*types} - {USUAL, CONTROL, USER_DEFINED}
     if unknown:
-        raise ValueError(f"it has tokens of the type {min(unknown)}, which is not known here")
+        raise NotKnown(f"it has tokens of the type {min(unknown)}, which is not known here")
     both = list(enumerate(zip(tokens, types)))
     vocab = {token: token_id for token_id, (token, kind) in both if kind == USUAL}
     others = [(n, token, kind == CONTROL) for n, (token, kind) in both if kind != USUAL]

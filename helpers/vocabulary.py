@@ -191,7 +191,9 @@ class Published(Tokenizer):
             if not text.startswith(prompt):
                 raise ValueError(f"its chat template does not lead up to message {n} as to a reply")
             first = _n_alike(self._encode(prompt, (), guard), ids)
-            last = next(i for i in range(first, len(ids)) if ids[i] in self._ends)
+            last = next((i for i in range(first, len(ids)) if ids[i] in self._ends), None)
+            if last is None:
+                raise ValueError(f"its chat template does not end message {n}, an answer")
             mask[first : last + 1] = [1] * (last + 1 - first)
         return ids, mask
 

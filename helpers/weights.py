@@ -432,6 +432,10 @@ def _write_json(file: Path, values: dict) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
+# What transformers may have written beside a tokenizer: it would speak against the new one.
+OF_A_TOKENIZER = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")
+
+
 @contextmanager
 def _replacing(folder: Path):
     """A folder to write into; if all went well, what is in it moves to `folder` at the end."""
@@ -443,5 +447,8 @@ def _replacing(folder: Path):
         new = sorted(Path(part).iterdir(), key=lambda file: file.suffix)  # tables, then tensors
         for file in reversed(new):
             os.replace(file, folder / file.name)
-        for old in set(folder.glob("model*.safetensors*")) - {folder / file.name for file in new}:
-            old.unlink()  # of other weights, or of these cut another way
+        stale = {*folder.glob("model*.safetensors*")}  # of other weights, or cut another way
+        if any(file.name == "tokenizer.json" for file in new):
+            stale |= {folder / name for name in OF_A_TOKENIZER if (folder / name).is_file()}
+        for old in stale - {folder / file.name for file in new}:
+            old.unlink()

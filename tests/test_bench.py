@@ -206,9 +206,12 @@ def test_loading_is_measured_in_processes_of_their_own(subject):
     assert notes["ours"].endswith(" MB at most")
 
 
-def test_what_cannot_be_loaded_is_said_in_one_sentence(tmp_path):
+def test_what_cannot_be_loaded_is_said_in_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"ours could not load .*there is no config.json"):
         bench.load_once("ours", tmp_path, {"ours": []})
+    monkeypatch.setitem(bench.LOADS, "killed", ("import os", "os._exit(9)"))
+    with pytest.raises(RuntimeError, match=r"killed could not load .*without a word \(9\)"):
+        bench.load_once("killed", tmp_path, {"killed": []})
 
 
 def test_a_peak_that_is_not_known_is_not_said():

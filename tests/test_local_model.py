@@ -425,3 +425,12 @@ def test_what_no_published_folder_holds_is_refused(own, tmp_path):
     with pytest.raises(ValueError, match="only a tokenizer that cuts by GPT2_PATTERN"):
         export(own[1], Tokenizer([], pattern=r"\S+|\s+"), tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_leaves_nothing_of_another_tokenizer(own, tmp_path):
+    (tmp_path / "m").mkdir()
+    for name in ("chat_template.jinja", "special_tokens_map.json", "notes.txt"):
+        (tmp_path / "m" / name).write_text("{}")
+    export(own[1], own[2], tmp_path / "m")
+    left = {file.name for file in (tmp_path / "m").iterdir()}
+    assert "notes.txt" in left and left.isdisjoint(weights.OF_A_TOKENIZER)

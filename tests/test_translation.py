@@ -141,7 +141,6 @@ def test_a_kind_not_known_here_is_named(change, sentence):
         ({"tokenizer.ggml.merges": [MERGES[0].replace(" ", "")]}, "does not join two tokens"),
         ({"tokenizer.ggml.merges": ["q " + MERGES[0]]}, "does not join two tokens into a third"),
         ({"tokenizer.ggml.merges": [1]}, "lacks a list of merges, each of them str"),
-        ({"tokenizer.ggml.token_type": [9] * (len(MERGES) + 255)}, "tokens of the type 9"),
         ({"tokenizer.ggml.bos_token_id": 10**6}, "bos_token_id = 1000000: that is no token"),
         ({"tokenizer.ggml.eos_token_id": "2"}, "eos_token_id = '2': that is no token"),
         (
@@ -232,3 +231,15 @@ def test_a_pattern_of_its_own_is_not_handed_on():
     tokenizer = Tokenizer.train("a b a b", 270, pattern=r"\S+|\s+")
     with pytest.raises(ValueError, match=r"only a tokenizer that cuts by GPT2_PATTERN or GPT4_"):
         published(tokenizer)
+
+
+def test_what_stands_before_a_text_goes_without_saying_where_llama_cpp_says_so():
+    llama = {"tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.pre": "llama-bpe"}
+    assert from_metadata(SMALL | llama).start == [1]
+    assert from_metadata(SMALL | llama | {"tokenizer.ggml.add_bos_token": False}).start == []
+
+
+def test_a_type_of_tokens_that_is_not_known_is_not_known():
+    types = {"tokenizer.ggml.token_type": [9] * len(SMALL["tokenizer.ggml.tokens"])}
+    with pytest.raises(NotKnown, match="it has tokens of the type 9, which is not known here"):
+        from_metadata(SMALL | types)

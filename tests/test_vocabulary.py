@@ -351,6 +351,13 @@ def test_a_template_that_tells_a_turn_otherwise_once_it_is_answered_is_not_learn
         ours.render_chat(TALK[:2])
 
 
+def test_a_template_that_leaves_the_last_answer_open_is_not_learnt():
+    closed, open_end = "+ '<|im_end|>\n' }}", "+ ('' if loop.last else '<|im_end|>\n') }}"
+    ours = Published(bytewise("smollm"), {"chat_template": CHATML.replace(closed, open_end)})
+    with pytest.raises(ValueError, match="its chat template does not end message 1, an answer"):
+        ours.render_chat(TALK[:2])
+
+
 def test_a_text_ends_with_what_the_file_names():
     assert both("smollm")[0].eot == 0
     assert Published(spacewise("gemma3"), {"eos_token": "</s>"}).eot == 2
