@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -457,14 +457,21 @@ def training_step(model: nn.Module, logits_of: Callable[[Tensor], Tensor]) -> Ca
 # ---------------------------------------------------------------- the command
 
 
+def some(text: str) -> int:
+    """A number from 1 on, as typed."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"it is {text!r}: give 1 or more")
+    return int(text)
+
+
 def options() -> ArgumentParser:
     """What the command takes."""
     about = __doc__.split("\n\n")[1] + " Beside transformers, SmolLM2 fills 3.5 GB of memory."
     parser = ArgumentParser(prog="python -m helpers.bench", description=about)
     what = ["decode", "prefill", "load", "train", "all"]
     parser.add_argument("what", nargs="?", choices=what, default="all")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each table (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=some, default=5, help="rounds of each table (%(default)s)")
+    parser.add_argument("--threads", type=some, default=torch.get_num_threads())
     return parser
 
 

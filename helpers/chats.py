@@ -73,6 +73,13 @@ def rendered(
             add_generation_prompt=answer_next,
             **names,
         )
-    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (
+        TemplateError,
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"the model's own chat template refuses this chat: {said}") from None

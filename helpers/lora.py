@@ -56,6 +56,7 @@ def add_lora(
     """
     require(not adapters(model), "the model has adapters already: merge them first")
     layers = linear_layers(model)
+    require(bool(layers), "the model has no matrix to adapt: adapt it first, then quantise it")
     names = {last(name) for name in layers}
     where = sorted(names - {"router"}) if where is None else where
     for name in where:

@@ -271,10 +271,13 @@ def quantized(model: Decoder, bits: int = 4, group: int = 32) -> Quantized:
     """A copy of the model whose matrices hold rows of 8 bits, or affine groups of 4 bits.
 
     Of 4 bits are the blocks alone: embedding and head, which decide most, have 8. What is small
-    stays in 32: norms, biases, routers. ValueError for other bits, and for adapters.
+    stays in 32: norms, biases, routers. ValueError for other bits, for adapters, and off the CPU.
     """
     if bits not in (4, 8):
         raise ValueError(f"bits is {bits}: a model is quantised to 4 or to 8")
+    place = model.tok_emb.weight.device.type
+    if place != "cpu":
+        raise ValueError(f"the model is on {place!r}, and codes are multiplied on the CPU: move it")
     names = {name for name, _ in model.named_parameters()}
     if names != {name for name, _ in empty_decoder(model.cfg).named_parameters()}:
         raise ValueError("the model has other parts than its config says: merge its adapters first")

@@ -315,3 +315,11 @@ def test_an_unknown_table_is_refused(capsys):
     with pytest.raises(SystemExit):
         bench.main(["sleep"])
     assert "invalid choice: 'sleep'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--threads"])
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_less_than_one_of_anything_is_refused(option, number, capsys):
+    with pytest.raises(SystemExit):
+        bench.options().parse_args(["decode", f"{option}={number}"])
+    assert f"{option}: it is '{number}': give 1 or more" in capsys.readouterr().err

@@ -45,6 +45,7 @@ def test_it_has_the_helpers_that_transformers_gives_it():
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.append(1) }}",
         "{{ range(10 ** 9) | list }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
 def test_what_cannot_be_filled_in_is_refused_in_one_line(template):

@@ -412,6 +412,10 @@ def test_what_is_wrong_in_codes_is_refused_in_one_sentence(tmp_path):
         with pytest.raises(ValueError, match="a quantised model holds codes, not weights: train"):
             wrong()
     assert not [*tmp_path.iterdir()]
+    with pytest.raises(ValueError, match="the model has no matrix to adapt: adapt it first"):
+        lora.add_lora(few, 4)
+    with pytest.raises(ValueError, match="the model is on 'meta', and codes are multiplied on the"):
+        quantized(weights.empty_decoder(TINY))
 
 
 def test_its_loss_can_be_measured(model):
