@@ -352,7 +352,8 @@ def test_a_template_that_tells_a_turn_otherwise_once_it_is_answered_is_not_learn
 
 
 def test_a_template_that_leaves_the_last_answer_open_is_not_learnt():
-    closed, open_end = "+ '<|im_end|>\n' }}", "+ ('' if loop.last else '<|im_end|>\n') }}"
+    closed, answer = "+ '<|im_end|>\n' }}", "loop.last and message['role'] == 'assistant'"
+    open_end = "+ ('' if " + answer + " else '<|im_end|>\n') }}"
     ours = Published(bytewise("smollm"), {"chat_template": CHATML.replace(closed, open_end)})
     with pytest.raises(ValueError, match="its chat template does not end message 1, an answer"):
         ours.render_chat(TALK[:2])
