@@ -19,6 +19,7 @@ from helpers.model import (
     attend_fast,
     attention_weights,
     cos_sin,
+    precise,
     rotate,
 )
 from helpers.weights import from_pretrained
@@ -559,3 +560,17 @@ def test_attention_weights_fall_back_after_an_error():
     with pytest.raises(ValueError, match="were they made by another tokenizer"):
         attention_weights(model, torch.tensor([[V]]))
     assert model.blocks[0].attn.attend is own
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.int64, torch.float32),
+    ],
+)
+def test_precise_numbers_have_32_bits_at_least(given, wanted):
+    assert precise(torch.ones(2, dtype=given)).dtype == wanted
