@@ -263,7 +263,7 @@ def in_fewer_bits(subject: Subject, n_new: int) -> dict[str, tuple[Callable, Cal
     llama.cpp has none: it reads the file that the subject's own weights come from.
     """
     jobs, prompt = {}, subject.prompt
-    for bits in (8, 4):
+    for bits in (16, 8, 4):
         model = quantized(subject.ours, bits)
         job = partial(our_tokens, model, prompt, n_new)
         jobs[f"ours, {bits} bits"] = job, partial(exact_tokens, model, prompt, n_new)

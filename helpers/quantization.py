@@ -53,7 +53,7 @@ def relative_error(weight: Tensor, rounded: Tensor) -> float:
 class Groups:
     """A matrix of codes; neighbours in a row, a group of them, share a scale and an offset."""
 
-    codes: Tensor  # (out, in) int8
+    codes: Tensor  # (out, in) int8; float16 where bits is 16, and they are the weights
     scales: Tensor  # (out, in / group)
     offsets: Tensor | None  # the same, or None where all are 0
     bits: int
@@ -90,6 +90,14 @@ def quantize(
     codes = nearest_codes(numbers, scales.float(), offsets.float(), bits).flatten(1)
     shift = None if kind == "symmetric" else offsets.squeeze(-1)
     return Groups(codes, scales.squeeze(-1), shift, bits)
+
+
+def halves(weight: Tensor) -> Groups:
+    """The matrix (out, in) in float16; ValueError where a weight is too large for it."""
+    largest = torch.finfo(torch.float16).max
+    if not (weight.abs() <= largest).all():
+        raise ValueError(f"16 bits do not hold a weight that is no number, or above {largest:,.0f}")
+    return Groups(weight.detach().half(), torch.ones(len(weight), 1), None, bits=16)
 
 
 def _require_roundable(weight: Tensor, bits: int, group: int | None, kind: str) -> None:
@@ -177,6 +185,35 @@ class CodedLinear(Coded):
     def product(self, x: Tensor) -> Tensor:
         """x Wᵀ, (N, in) -> (N, out)."""
         return F.linear(x, self.groups().dequantize())
+
+
+class HalfLinear(CodedLinear):
+    """The same for weights of 16 bits: torch widens a few at a time, next to the processor.
+
+    Half the bytes travel, and all arithmetic is that of 32 bits.
+    """
+
+    def __init__(self, groups: Groups, bias: Tensor | None = None):
+        super().__init__(groups, bias)
+        self.packed = torch.ops.quantized.linear_prepack_fp16(groups.codes.float(), None)
+        self.codes = None
+
+    @staticmethod
+    @cache
+    def works() -> bool:
+        """Whether torch has such a product on this CPU."""
+        try:
+            HalfLinear(halves(torch.ones(1, 1)))(torch.ones(1, 1))
+        except RuntimeError:
+            return False
+        return True
+
+    def groups(self) -> Groups:
+        weight, _ = torch.ops.quantized.linear_unpack_fp16(self.packed)
+        return Groups(weight.half(), self.scales, None, self.bits)
+
+    def product(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
 
 
 class Int8Linear(CodedLinear):
@@ -268,13 +305,13 @@ class Quantized(Decoder):
 
 
 def quantized(model: Decoder, bits: int = 4, group: int = 32) -> Quantized:
-    """A copy of the model whose matrices hold rows of 8 bits, or affine groups of 4 bits.
+    """A copy of the model whose matrices hold numbers of 16 bits, rows of 8 or affine groups of 4.
 
     Of 4 bits are the blocks alone: embedding and head, which decide most, have 8. What is small
     stays in 32: norms, biases, routers. ValueError for other bits, for adapters, and off the CPU.
     """
-    if bits not in (4, 8):
-        raise ValueError(f"bits is {bits}: a model is quantised to 4 or to 8")
+    if bits not in (4, 8, 16):
+        raise ValueError(f"bits is {bits}: a model is quantised to 4, to 8 or to 16")
     place = model.tok_emb.weight.device.type
     if place != "cpu":
         raise ValueError(f"the model is on {place!r}, and codes are multiplied on the CPU: move it")
@@ -286,9 +323,10 @@ def quantized(model: Decoder, bits: int = 4, group: int = 32) -> Quantized:
     large = [model.tok_emb.weight, *(part.weight for part in layers.values())]
     new = deepcopy(model, {id(weight): weight for weight in large})  # these are not copied
     for name, linear in layers.items():
-        new.set_submodule(name, _coded(linear, 8 if name == "lm_head" else bits, group))
+        new.set_submodule(name, _coded(linear, max(bits, 8) if name == "lm_head" else bits, group))
     tied = model.cfg.tie_embeddings
-    new.tok_emb = CodedEmbedding(new.lm_head.groups() if tied else _rows(model.tok_emb.weight))
+    of_tokens = new.lm_head.groups() if tied else _in_rows(model.tok_emb.weight, max(bits, 8))
+    new.tok_emb = CodedEmbedding(of_tokens)
     for parameter in new.requires_grad_(False).parameters():
         parameter.data = parameter.data.float()
     new.__class__ = Quantized
@@ -297,14 +335,17 @@ def quantized(model: Decoder, bits: int = 4, group: int = 32) -> Quantized:
 
 def _coded(linear: nn.Linear, bits: int, group: int) -> CodedLinear:
     """The layer in codes, with the fastest product there is for them."""
+    if bits == 16:
+        kind = HalfLinear if HalfLinear.works() else CodedLinear
+        return kind(_in_rows(linear.weight, bits), linear.bias)
     if bits == 8:
-        return Int8Linear(_rows(linear.weight), linear.bias)
+        return Int8Linear(_in_rows(linear.weight, bits), linear.bias)
     groups = quantize(linear.weight, bits, group, dtype=torch.bfloat16)
     return (Int4Linear if Int4Linear.takes(groups) else CodedLinear)(groups, linear.bias)
 
 
-def _rows(weight: Tensor) -> Groups:
-    return quantize(weight, 8, None, "symmetric")
+def _in_rows(weight: Tensor, bits: int) -> Groups:
+    return halves(weight) if bits == 16 else quantize(weight, bits, None, "symmetric")
 
 
 def dequantized(model: Quantized) -> Decoder:
@@ -320,4 +361,6 @@ def dequantized(model: Quantized) -> Decoder:
 
 def nbytes(model: nn.Module) -> int:
     """Bytes of all that a model holds in memory; what is shared counts once."""
-    return sum({t.data_ptr(): t.nbytes for t in model.state_dict().values()}.values())
+    packed = (part for part in model.modules() if isinstance(part, HalfLinear))
+    listed = {t.data_ptr(): t.nbytes for t in model.state_dict().values()}
+    return sum(listed.values()) + sum(part.groups().codes.nbytes for part in packed)

@@ -128,7 +128,7 @@ def test_fewer_bits_are_compared_with_their_own_numbers_in_32(subject, monkeypat
     monkeypatch.setattr(bench, "quantized", lambda model, bits: f"{bits} bits")
     monkeypatch.setattr(bench, "dequantized", lambda model: f"{model} exactly")
     monkeypatch.setattr(bench, "our_tokens", lambda model, prompt, n_new: model)
-    for bits, (job, exact) in zip((8, 4), bench.in_fewer_bits(subject, 2).values()):
+    for bits, (job, exact) in zip((16, 8, 4), bench.in_fewer_bits(subject, 2).values()):
         assert (job(), exact()) == (f"{bits} bits", f"{bits} bits exactly")
 
 
@@ -184,7 +184,7 @@ def test_llama_cpp_gets_the_file_the_room_and_a_note(subject, monkeypatch, tmp_p
     monkeypatch.setitem(sys.modules, "llama_cpp", fake)
     real = replace(subject, file=tmp_path / "weights.gguf", trained=True)
     rows, notes = bench.decode(real, n_new=4, rounds=1)
-    others = ["ours, 8 bits", "ours, 4 bits", "llama.cpp, 4 bits"]
+    others = ["ours, 16 bits", "ours, 8 bits", "ours, 4 bits", "llama.cpp, 4 bits"]
     assert [row.name for row in rows] == ["transformers", "ours", "ours, laid out", *others]
     assert list(notes) == others and notes["llama.cpp, 4 bits"] == "75% the same"
     (llama,) = made
@@ -251,7 +251,7 @@ def test_what_is_absent_has_no_row(alone, subject):
     lonely = bench.random_subject("tiny", TINY, T=4)
     assert lonely.theirs is None and lonely.prompt == subject.prompt
     rows, notes = bench.decode(replace(lonely, file="weights.gguf"), n_new=3, rounds=1)
-    names = ["ours", "ours, laid out", "ours, 8 bits", "ours, 4 bits"]
+    names = ["ours", "ours, laid out", "ours, 16 bits", "ours, 8 bits", "ours, 4 bits"]
     assert [row.name for row in rows] == names and notes == {}
     assert next(row.name for row in bench.train(TINY, rounds=1)) == "ours"
 
