@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "config families sources tokenizer world tasks preferences data model generate speculation "
     "published memory gguf shelves chats steps vocabulary translation weights specimens "
-    "quantization runs recipe train lora align rlhf bench plots drawings widgets cases check"
+    "quantization runs recipe train lora align rlhf bench plots drawings pages widgets cases check"
 ).split()
 MODULES = sorted(path.stem for path in (ROOT / "helpers").glob("*.py") if path.stem != "__init__")
 MAY_PRINT = {"sources", "train", "bench", "check"}

@@ -11,38 +11,40 @@ import tiktoken
 import torch
 from ipywidgets import HTML, Widget
 
-from helpers import families, widgets
+from helpers import families, pages, widgets
 from helpers.families import CATALOGUE, GPT2_124M, LLAMA3_8B, tiny
 from helpers.generate import GREEDY, Sampling
 from helpers.model import Decoder, attention_weights, cos_sin, rotate
+from helpers.pages import (
+    attention_html,
+    compute_looks,
+    compute_tokens,
+    family_html,
+    letters_html,
+    merges_html,
+    next_tokens_html,
+    question_html,
+    rotation_html,
+    strip_html,
+    tokens_html,
+    verdict_html,
+    where_it_leaves,
+    windows_html,
+)
 from helpers.plots import contrast
 from helpers.preferences import Clicks, Crowd, Pair
 from helpers.tokenizer import Tokenizer, merge_steps
 from helpers.train import Recipe, Record
 from helpers.widgets import (
     LivePlot,
-    attention_html,
     attention_viewer,
-    compute_looks,
-    compute_tokens,
     family_explorer,
-    family_html,
-    letters_html,
     merge_stepper,
-    merges_html,
-    next_tokens_html,
     preference_clicks,
-    question_html,
     rotation_explorer,
-    rotation_html,
     sampling_lab,
-    strip_html,
     token_explorer,
-    tokens_html,
-    verdict_html,
-    where_it_leaves,
     window_explorer,
-    windows_html,
 )
 from helpers.world import World
 
@@ -494,32 +496,32 @@ def even_law(N, D):
 
 
 def test_every_size_that_a_budget_allows_spends_it_whole():
-    found = widgets.sizes_for(even_law, 1e20, served=1e10)
+    found = pages.sizes_for(even_law, 1e20, served=1e10)
     assert found and all(6 * N * D + 2 * N * 1e10 == pytest.approx(1e20) for N, D, _ in found)
 
 
 def test_without_serving_the_even_law_asks_for_one_token_per_parameter():
-    html = widgets.budget_html(even_law, math.log10(6e18), 0)
+    html = pages.budget_html(even_law, math.log10(6e18), 0)
     assert "1e+09 parameters, 1e+09 tokens: 1 tokens per parameter" in Reader(html).text
 
 
 def test_who_serves_more_takes_a_smaller_model():
     sizes = [
-        min(widgets.sizes_for(even_law, 1e20, s), key=lambda found: found[2])[0]
+        min(pages.sizes_for(even_law, 1e20, s), key=lambda found: found[2])[0]
         for s in (1.0, 1e10, 1e11)
     ]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
 
 
 def test_a_budget_too_small_for_its_users_is_told():
-    assert "cannot serve" in Reader(widgets.budget_html(even_law, 18, 16)).text
+    assert "cannot serve" in Reader(pages.budget_html(even_law, 18, 16)).text
 
 
 def test_budget_explorer_obeys_its_sliders():
     explorer = widgets.budget_explorer(even_law, 20, 6)
     control(explorer, "FLOPs, 10^").value = 22
     control(explorer, "served, 10^").value = 8
-    assert page_of(explorer).text == Reader(widgets.budget_html(even_law, 22, 8)).text
+    assert page_of(explorer).text == Reader(pages.budget_html(even_law, 22, 8)).text
 
 
 # ---------------------------------------------------------------- lesson 06
@@ -536,7 +538,7 @@ def small_talker():
 
 
 def test_what_is_said_in_a_chat_stays_text():
-    reader = Reader(widgets.chat_html(turns(FORGED, "<b>no</b>"), "the <end>"))
+    reader = Reader(pages.chat_html(turns(FORGED, "<b>no</b>"), "the <end>"))
     assert f"You: {FORGED}" in reader.text and "Model: <b>no</b>" in reader.text
     assert set(reader.tags) <= {"div", "span", "b"} and "the <end>" in reader.text
 
@@ -545,43 +547,43 @@ def test_the_oldest_turns_are_left_out_in_pairs_until_the_chat_fits():
     said = turns("a", "b", "c", "d", "efg")  # three signs a turn, and the last is waited for
     everything = len(BYTES.chat_prompt(said))
     assert everything == 4 * 3 + 5 + 1
-    assert widgets.fitting(said, BYTES, everything) == said
-    assert widgets.fitting(said, BYTES, everything - 1) == said[2:]
-    assert widgets.fitting(said, BYTES, 6) == said[4:]
+    assert pages.fitting(said, BYTES, everything) == said
+    assert pages.fitting(said, BYTES, everything - 1) == said[2:]
+    assert pages.fitting(said, BYTES, 6) == said[4:]
     with pytest.raises(ValueError, match="more than 5 tokens: say it in fewer words"):
-        widgets.fitting(said, BYTES, 5)
+        pages.fitting(said, BYTES, 5)
 
 
 def test_an_answer_appears_token_by_token_and_is_kept():
     said, model = [], small_talker()
-    pages = [*widgets.chat_pages(said, "hi", model, BYTES, GREEDY, 0, 8)]
+    shown = [*pages.chat_pages(said, "hi", model, BYTES, GREEDY, 0, 8)]
     assert [turn["role"] for turn in said] == ["user", "assistant"]
-    lengths = [len(Reader(page).text) for page in pages]
-    assert len(pages) == 8 + 1 and lengths == sorted(lengths)
-    assert escape(said[1]["content"]) in pages[-2]
-    assert "Cut off after 8 tokens." in pages[-1]
+    lengths = [len(Reader(page).text) for page in shown]
+    assert len(shown) == 8 + 1 and lengths == sorted(lengths)
+    assert escape(said[1]["content"]) in shown[-2]
+    assert "Cut off after 8 tokens." in shown[-1]
 
 
 def test_a_chat_that_outgrows_the_context_goes_on_and_says_so():
     said, model = [], small_talker()
     for _ in range(4):
-        *_, page = widgets.chat_pages(said, "sixteen letters!", model, BYTES, GREEDY, 0, 20)
+        *_, page = pages.chat_pages(said, "sixteen letters!", model, BYTES, GREEDY, 0, 20)
     assert len(said) == 8
     assert "Forgotten: the first 6 turns. The model reads 44 tokens." in page
 
 
 def test_a_question_too_long_for_the_context_is_answered_by_a_sentence_and_not_kept():
     said = []
-    pages = [*widgets.chat_pages(said, "x" * 60, small_talker(), BYTES, GREEDY, 0, 20)]
-    assert said == [] and len(pages) == 1
-    assert "This alone has more than 44 tokens" in pages[0]
+    shown = [*pages.chat_pages(said, "x" * 60, small_talker(), BYTES, GREEDY, 0, 20)]
+    assert said == [] and len(shown) == 1
+    assert "This alone has more than 44 tokens" in shown[0]
 
 
 def test_a_model_that_does_not_remember_reads_the_last_question_alone():
     model, alone = small_talker(), []
     said = turns("what I said before", "and what it answered")
     for chat in (said, alone):
-        *_, _ = widgets.chat_pages(chat, "hi", model, BYTES, GREEDY, 0, 8, remembers=False)
+        *_, _ = pages.chat_pages(chat, "hi", model, BYTES, GREEDY, 0, 8, remembers=False)
     assert said[3] == alone[1] and len(said) == 4
 
 
@@ -705,17 +707,17 @@ DENSE = families.CATALOGUE["SmolLM2 135M"]
 
 
 def test_a_step_reads_the_weights_once_and_the_cache_of_each_text():
-    weights, cached = widgets.step_bytes(DENSE, bits=8, B=3, n_seen=100)
+    weights, cached = pages.step_bytes(DENSE, bits=8, B=3, n_seen=100)
     assert weights == families.parameters(DENSE)
     assert cached == 3 * 100 * families.kv_bytes_per_token(DENSE, 2)
-    assert widgets.step_bytes(DENSE, 32, 3, 100) == (4 * weights, 2 * cached)
+    assert pages.step_bytes(DENSE, 32, 3, 100) == (4 * weights, 2 * cached)
 
 
 def test_one_text_is_limited_by_memory_and_many_by_the_processor():
-    speed, limit = widgets.most_tokens(DENSE, CHIP, bits=32, B=1, n_seen=1)
+    speed, limit = pages.most_tokens(DENSE, CHIP, bits=32, B=1, n_seen=1)
     assert limit == "memory"
     assert speed == pytest.approx(1e10 / (4 * families.parameters(DENSE)), rel=1e-3)
-    speed, limit = widgets.most_tokens(DENSE, CHIP, bits=32, B=1024, n_seen=1)
+    speed, limit = pages.most_tokens(DENSE, CHIP, bits=32, B=1024, n_seen=1)
     assert limit == "processor"
     assert speed == 1e12 / families.flops_per_token(DENSE, 1, training=False)
 
@@ -723,7 +725,7 @@ def test_one_text_is_limited_by_memory_and_many_by_the_processor():
 def test_speed_explorer_obeys_its_controls():
     other = (2e12, 5e10)
     explorer = widgets.speed_explorer({"here": CHIP, "there": other}, {"SmolLM2": DENSE})
-    assert page_of(explorer).text == Reader(widgets.speed_html(DENSE, CHIP, 32, 1, 64)).text
+    assert page_of(explorer).text == Reader(pages.speed_html(DENSE, CHIP, 32, 1, 64)).text
     for name, value in {"machine": "there", "bits": 4, "texts, 2^": 3, "tokens, 2^": 9}.items():
         control(explorer, name).value = value
-    assert page_of(explorer).text == Reader(widgets.speed_html(DENSE, other, 4, 8, 512)).text
+    assert page_of(explorer).text == Reader(pages.speed_html(DENSE, other, 4, 8, 512)).text
