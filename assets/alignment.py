@@ -336,9 +336,16 @@ def kl_prices() -> list[Run]:
 
 
 def overdone() -> list[Run]:
-    """Too little heed of the KL, a reward model that has seen little, and many iterations."""
-    few = PPO | {"n_ranked": 20, "iterations": 24}
-    return [Run(arm="no KL", **few | {"beta": 0.0}), Run(arm="with KL", **few | {"beta": 0.3})]
+    """DPO from few pairs, read again and again, held by a low beta and by a high one."""
+    few = DPO | {"n_ranked": 40}
+    return seeded(
+        Run,
+        [
+            {"arm": f"beta {beta}", **few | {"beta": beta, "epochs": epochs}}
+            for beta in (0.1, 1.0)
+            for epochs in (2, 4, 8, 16, 32)
+        ],
+    )
 
 
 def judges() -> list[Judge]:

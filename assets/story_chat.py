@@ -1,6 +1,6 @@
 """Tunes the story model of both languages to answer: story_chat.safetensors, and its card.
 
-    python assets/story_chat.py            # tune and score: about twenty minutes of one core
+    python assets/story_chat.py            # tune and score: about half an hour of one core
     python assets/story_chat.py score      # score what is there, and write the card anew
 
 A run that is stopped goes on from its checkpoint when it is started again. What the model scores is
@@ -27,22 +27,22 @@ from helpers.world import World, rates
 ASSETS = Path(__file__).parent
 FACTS = ASSETS / "story_chat.json"
 N_RECORDS = {  # of each language; most for what is learnt late
-    "write": 16_000,
-    "continue": 4_000,
-    "shorten": 3_500,
+    "write": 24_000,
+    "continue": 6_000,
+    "shorten": 8_000,
     "who": 4_000,
-    "where": 3_000,
-    "colour": 1_000,
-    "translate": 8_000,
+    "where": 12_000,
+    "colour": 4_000,
+    "translate": 16_000,
     "greet": 2_000,
-    "refuse": 600,
+    "refuse": 1_500,
 }
 ABOUT_STORIES = ("continue", "shorten", "who", "where", "colour")
 TRAIN_SEED, VAL_SEED, TEST_SEED = 5, 999, 2_077
 N_TESTED, N_DRAWN = 100, 400
 SHARP = 0.7  # the temperature that becomes 1: stray words are rarer below it, stories as different
 T = 160  # no chat is longer
-STEPS = 7_000
+STEPS = 16_000
 RECIPE = {"optimizer": "muon", "muon_lr": 0.02, "lr": 0.02, "schedule": "wsd", "decay": 0.4}
 RECIPE |= {"weight_decay": 0.0}
 

@@ -213,14 +213,6 @@ def value_loss(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 # ---------------------------------------------------------------- DPO and its kin
 
 
-def implied_rewards(logps: Tensor, ref_logps: Tensor, beta: float = 0.1) -> Tensor:
-    """beta log p(answer) / p_ref(answer), (B,): the reward under which the policy is the best.
-
-    arXiv:2305.18290, equation 5, up to a number for each prompt, which differences do not see.
-    """
-    return beta * (logps - ref_logps)
-
-
 def lead(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
     """log p/p_ref(chosen) - log p/p_ref(rejected), (B,): how far learning has parted the two.
 

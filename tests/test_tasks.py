@@ -371,10 +371,12 @@ def test_every_kind_has_several_ways_to_ask_in_both_languages():
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_chat_model_answers_what_the_story_model_could_not(language):
-    asked = requests(24, language, ["who", "colour", "greet"], seed=8, held_out=True)
+    """Nine in ten of all kinds, says its card, of 1,800 requests; here are fewer."""
+    asked = requests(90, language, [*KINDS], seed=8, held_out=True)
+    assert {request.kind for request in asked} == {*KINDS}
     prompts = [request.prompt for request in asked]
     right = {
-        name: sum(map(is_right, asked, reply(*loaded, prompts, max_new=30)))
+        name: sum(map(is_right, asked, reply(*loaded, prompts)))
         for name, loaded in (("base", story_model("both")), ("tuned", chat_model()))
     }
-    assert right["base"] <= 1 and right["tuned"] >= 21
+    assert right["base"] == 0 and right["tuned"] >= 0.85 * len(asked)
