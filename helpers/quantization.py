@@ -122,7 +122,7 @@ def _require_roundable(weight: Tensor, bits: int, group: int | None, kind: str) 
 def mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(blocks (..., n, 16), scales (..., n)), both uint8, of numbers (..., 32 n).
 
-    What `weights.decode_mxfp4` decodes: 32 numbers share the power of two by which the largest
+    What `shelves.decode_mxfp4` decodes: 32 numbers share the power of two by which the largest
     comes to lie from 4 to 8 (OCP Microscaling Formats, version 1.0, section 6.3).
     """
     if weight.shape[-1] % 32 or not weight.isfinite().all():

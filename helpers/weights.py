@@ -28,7 +28,6 @@ from helpers.config import ModelConfig, as_dict, from_dict
 from helpers.model import Decoder
 from helpers.published import Rule, read_config, rules, write_config
 from helpers.shelves import GgufShelf, Shelf, opened, read_json
-from helpers.shelves import decode_mxfp4 as decode_mxfp4
 from helpers.steps import NotKnown
 from helpers.tokenizer import Tokenizer
 from helpers.vocabulary import Published

@@ -33,7 +33,7 @@ from helpers.quantization import (
     two_digits,
     whole_product,
 )
-from helpers.weights import decode_mxfp4
+from helpers.shelves import decode_mxfp4
 from tests.test_sources import need
 
 steady = settings(deadline=None, derandomize=True, database=None, max_examples=60)

@@ -30,8 +30,9 @@ from helpers.published import (
     transposed,
     write_config,
 )
+from helpers.shelves import decode_mxfp4
 from helpers.tokenizer import Tokenizer
-from helpers.weights import decode_mxfp4, from_pretrained, load, save, save_pretrained
+from helpers.weights import from_pretrained, load, save, save_pretrained
 from tests.reference import FAMILIES, T, V
 
 SMALL = tiny(CATALOGUE["Llama 3 8B"], V)
